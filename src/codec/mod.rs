@@ -1,0 +1,1 @@
+//! BYTES <-> FRAMES <-> FIELDS, pure.

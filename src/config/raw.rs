@@ -1,0 +1,364 @@
+//! The file's shape, in the order of `config.example.yaml`. Nothing here is resolved: what was not written is `None`.
+//!
+//! Doc comments become the descriptions in `pinpost schema`.
+
+use std::borrow::Cow;
+
+use indexmap::IndexMap;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+
+use super::scalar::{OnOff, Secret, Size, Span, UsbId};
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Raw {
+    /// Version of the file format: 1.
+    pub version: u32,
+    /// Who this gateway is.
+    pub gateway: Gateway,
+    /// The broker to talk to.
+    pub mqtt: Mqtt,
+    /// What waits while the broker is away.
+    pub queue: Queue,
+    /// The embedded broker; only when it is wanted.
+    pub broker: Option<Broker>,
+    /// What every point takes unless it says otherwise.
+    pub defaults: Defaults,
+    /// Byte streams by name: serial lines, TCP, a process's output.
+    pub ports: IndexMap<String, Port>,
+    /// Devices by name.
+    pub devices: IndexMap<String, Device>,
+}
+
+/// Who this gateway is.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Gateway {
+    /// Name in topics; default: the host's name.
+    pub id: Option<String>,
+    /// Name for people.
+    pub name: Option<String>,
+    /// Where it stands.
+    pub area: Option<String>,
+}
+
+/// The broker to talk to.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Mqtt {
+    /// `mqtt://HOST:PORT`, `mqtts`, `ws` or `wss`; or a list, tried in order. Default mqtt://localhost:1883.
+    pub url: Option<OneOrMany>,
+    /// 5 (default) or 3.1.1.
+    pub protocol: Option<Protocol>,
+    /// Default: pinpost-ID-MACHINE.
+    pub client_id: Option<String>,
+    /// User name at the broker.
+    pub username: Option<Secret>,
+    /// A file that holds the user name.
+    pub username_file: Option<String>,
+    /// Password at the broker; better `password_file` or `${NAME}`.
+    pub password: Option<Secret>,
+    /// A file that holds the password.
+    pub password_file: Option<String>,
+    /// Certificates.
+    pub tls: Option<Tls>,
+    /// First levels of every topic; default: `gateway.id`.
+    pub topic_prefix: Option<String>,
+    /// Longest silence before a ping; default 30s, at least 5s.
+    pub keep_alive: Option<Span>,
+    /// Unacknowledged publishes at a time, 1 to 1000; default 64.
+    pub in_flight: Option<u16>,
+    /// How long the broker keeps our commands while we are away; default 0s: not at all.
+    pub session_expiry: Option<Span>,
+}
+
+/// MQTT's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// MQTT 5.
+    #[default]
+    V5,
+    /// MQTT 3.1.1.
+    V311,
+}
+
+/// Certificates.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tls {
+    /// Certificate authorities in PEM; default: the system's.
+    pub ca_file: Option<String>,
+    /// Our certificate in PEM.
+    pub cert_file: Option<String>,
+    /// Our key in PEM.
+    pub key_file: Option<String>,
+}
+
+/// What waits while the broker is away.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Queue {
+    /// Default: $STATE_DIRECTORY/queue, else /var/lib/pinpost/queue.
+    pub dir: Option<String>,
+    /// Default 64MiB, at least 1MiB.
+    pub max_size: Option<Size>,
+    /// Default 7d.
+    pub max_age: Option<Span>,
+    /// Default drop_oldest.
+    pub when_full: Option<WhenFull>,
+}
+
+/// What goes when the queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The oldest reading.
+    #[default]
+    DropOldest,
+    /// The one that just came.
+    DropNewest,
+}
+
+/// The embedded broker.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Broker {
+    /// Address to listen on; default 127.0.0.1:1883.
+    pub listen: Option<String>,
+}
+
+/// What every point takes unless it says otherwise.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Defaults {
+    /// 0, 1 (default) or 2.
+    #[schemars(range(min = 0, max = 2))]
+    pub qos: Option<u8>,
+    /// Whether the broker keeps the last reading; default no.
+    pub retain: Option<OnOff>,
+    /// What is kept while offline; default all.
+    pub deliver: Option<Deliver>,
+    /// Default plain.
+    pub payload: Option<Payload>,
+    /// Age after which a waiting reading is worth nothing.
+    pub expiry: Option<Span>,
+}
+
+/// What is kept of a point while the broker is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Deliver {
+    /// Every reading.
+    All,
+    /// The latest reading.
+    Latest,
+    /// Nothing.
+    None,
+}
+
+/// How a reading is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// The bare value.
+    Plain,
+    /// `{"value":…,"time":…,"seq":…,"quality":…}`.
+    Json,
+}
+
+/// Importance of a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Sent first, dropped last.
+    Alarm,
+    /// The default.
+    Normal,
+    /// Sent last, dropped first.
+    Bulk,
+}
+
+/// Keys of any point.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PointKeys {
+    /// Unit, for people: °C, %, m³.
+    pub unit: Option<String>,
+    /// Home Assistant's device class.
+    pub device_class: Option<String>,
+    /// Home Assistant's state class.
+    pub state_class: Option<String>,
+    /// Home Assistant's icon.
+    pub icon: Option<String>,
+    /// 0, 1 or 2.
+    #[schemars(range(min = 0, max = 2))]
+    pub qos: Option<u8>,
+    /// Whether the broker keeps the last reading.
+    pub retain: Option<OnOff>,
+    /// What is kept while offline.
+    pub deliver: Option<Deliver>,
+    /// Importance.
+    pub priority: Option<Priority>,
+    /// Age after which a waiting reading is worth nothing.
+    pub expiry: Option<Span>,
+    /// How it is written.
+    pub payload: Option<Payload>,
+    /// Word for ON.
+    pub payload_on: Option<String>,
+    /// Word for OFF.
+    pub payload_off: Option<String>,
+    /// Full topic instead of PREFIX/DEVICE[/POINT].
+    pub topic: Option<String>,
+    /// Applied in order.
+    #[schemars(extend("items" = {"x-words": "filters"}))]
+    pub filters: Vec<Params>,
+}
+
+/// One text or several.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several, in order.
+    Many(Vec<String>),
+}
+
+/// A byte stream: exactly one of `path`, `usb`, `tcp`, `command`.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Port {
+    /// Device node; best one of /dev/serial/by-id/.
+    pub path: Option<String>,
+    /// USB adapter by its ids.
+    pub usb: Option<Usb>,
+    /// `HOST:PORT` of ser2net and friends.
+    pub tcp: Option<String>,
+    /// Program and arguments whose output is read.
+    pub command: Option<Vec<String>>,
+    /// Bits a second; default 9600.
+    pub baud_rate: Option<u32>,
+    /// 5 to 8; default 8.
+    #[schemars(range(min = 5, max = 8))]
+    pub data_bits: Option<u8>,
+    /// Default none.
+    pub parity: Option<Parity>,
+    /// 1 (default) or 2.
+    #[schemars(range(min = 1, max = 2))]
+    pub stop_bits: Option<u8>,
+    /// Default none.
+    pub flow_control: Option<FlowControl>,
+}
+
+/// USB adapter by its ids.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Usb {
+    /// Vendor, four hex digits.
+    pub vid: UsbId,
+    /// Product, four hex digits.
+    pub pid: UsbId,
+    /// Serial number, where several are alike.
+    pub serial: Option<String>,
+}
+
+/// Parity bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Parity {
+    /// No parity bit.
+    #[default]
+    None,
+    /// Odd.
+    Odd,
+    /// Even.
+    Even,
+}
+
+/// Who stops whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowControl {
+    /// Nobody.
+    #[default]
+    None,
+    /// XON/XOFF.
+    Software,
+    /// RTS/CTS.
+    Hardware,
+}
+
+/// A device: its kind and that kind's keys.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Device {
+    /// One of the kinds.
+    pub kind: String,
+    /// All other keys, read by the kind.
+    #[serde(flatten)]
+    pub params: Params,
+}
+
+/// Keys that a word of an open list reads by itself, once the schema has passed them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Params(serde_yaml::Value);
+
+impl Params {
+    /// Reads them as `T`.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
+        serde_yaml::from_value(self.0.clone()).map_err(|e| e.to_string())
+    }
+    /// For `{name: value}`: the name and the value.
+    pub fn word(&self) -> Option<(&str, Params)> {
+        let map = self.0.as_mapping().filter(|m| m.len() == 1)?;
+        let (name, value) = map.iter().next()?;
+        Some((name.as_str()?, Params(value.clone())))
+    }
+}
+
+impl JsonSchema for Params {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Params".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object" })
+    }
+}
+
+impl JsonSchema for Device {
+    fn schema_name() -> Cow<'static, str> {
+        "Device".into()
+    }
+    /// The kinds are an open list: `x-words` tells the reader which.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-words": "kinds" })
+    }
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match serde_yaml::Value::deserialize(d)? {
+            serde_yaml::Value::Number(n) if n.as_f64() == Some(5.0) => Ok(Protocol::V5),
+            serde_yaml::Value::String(s) if s == "5" || s == "5.0" => Ok(Protocol::V5),
+            serde_yaml::Value::String(s) if s == "3.1.1" => Ok(Protocol::V311),
+            _ => Err(D::Error::custom("write 5 or 3.1.1")),
+        }
+    }
+}
+
+impl JsonSchema for Protocol {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Protocol".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": [5, "5", "3.1.1"] })
+    }
+}

@@ -1,0 +1,174 @@
+//! DOORS TO HARDWARE. A [`Board`] gives pins; [`port`] gives byte streams. The only room that names `rppal` and
+//! `tokio-serial`.
+//!
+//! Levels are physical here and nowhere else. Every backend keeps the same promises:
+//! - an output is taken over with its first level already set, so that nothing clicks;
+//! - dropping an output leaves the pin as it is (who wants another level writes it first);
+//! - an edge that could not be kept is counted ([`EdgeReceiver::take_lost`]), never silently gone;
+//! - no call blocks for longer than a register access or an ioctl.
+
+pub mod port;
+pub mod sim;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+/// A pin's physical level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// 0 V.
+    Low,
+    /// 3.3 V.
+    High,
+}
+
+impl std::ops::Not for Level {
+    type Output = Level;
+    fn not(self) -> Level {
+        if self == Level::Low { Level::High } else { Level::Low }
+    }
+}
+
+/// The bias of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pull {
+    /// To 3.3 V, about 50 kΩ.
+    Up,
+    /// To ground, about 50 kΩ.
+    Down,
+    /// None: the pin floats if nothing drives it.
+    #[default]
+    Off,
+}
+
+/// What an output is set to when it is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// This level, from the first moment it is an output.
+    At(Level),
+    /// The level it already has.
+    Keep,
+}
+
+/// One change of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edge {
+    /// Level after the change.
+    pub level: Level,
+    /// When it happened, by the kernel where the backend can say so.
+    pub at: Instant,
+}
+
+/// Why the hardware refused, by what happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HalErrorKind {
+    /// Another process or device holds it; trying again may help.
+    Busy,
+    /// No such pin, chip or node now; it may appear.
+    NotFound,
+    /// The user may not open it; the group is named.
+    Permission,
+    /// This board can never do it.
+    Unsupported,
+    /// Everything else.
+    Io,
+}
+
+/// Why the hardware refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HalError {
+    /// By what happens next.
+    pub kind: HalErrorKind,
+    /// For people, with advice where there is some.
+    pub text: String,
+}
+
+impl HalError {
+    /// An error.
+    pub fn new(kind: HalErrorKind, text: impl Into<String>) -> HalError {
+        HalError { kind, text: text.into() }
+    }
+}
+
+impl fmt::Display for HalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+impl std::error::Error for HalError {}
+
+/// How many edges wait for a device before they are counted as lost: a tenth of a second at 10 kHz.
+const EDGE_BUFFER: usize = 1024;
+
+/// The backend's end of a pin's edges. Cheap to clone; safe from any thread; never blocks.
+#[derive(Clone, Debug)]
+pub struct EdgeSender {
+    tx: mpsc::Sender<Edge>,
+    lost: Arc<AtomicU64>,
+}
+
+/// The device's end of a pin's edges.
+#[derive(Debug)]
+pub struct EdgeReceiver {
+    rx: mpsc::Receiver<Edge>,
+    lost: Arc<AtomicU64>,
+}
+
+/// A bounded channel for the edges of one pin.
+pub fn edges() -> (EdgeSender, EdgeReceiver) {
+    let (tx, rx) = mpsc::channel(EDGE_BUFFER);
+    let lost = Arc::new(AtomicU64::new(0));
+    (EdgeSender { tx, lost: lost.clone() }, EdgeReceiver { rx, lost })
+}
+
+impl EdgeSender {
+    /// Hands an edge over, or counts it as lost if the device is behind.
+    pub fn push(&self, edge: Edge) {
+        if self.tx.try_send(edge).is_err() {
+            self.lose(1);
+        }
+    }
+    /// Counts edges that the kernel or the hardware could not keep.
+    pub fn lose(&self, n: u64) {
+        self.lost.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+impl EdgeReceiver {
+    /// The next edge; `None` when the backend gave the pin up. Cancel safe.
+    pub async fn next(&mut self) -> Option<Edge> {
+        self.rx.recv().await
+    }
+    /// How many edges were lost since the last call.
+    pub fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// A pin that is read. Dropping it frees the pin.
+pub trait InputPin: Send {
+    /// The level now.
+    fn read(&self) -> Result<Level, HalError>;
+}
+
+/// A pin that is driven. Dropping it leaves the pin driven at its last level.
+pub trait OutputPin: Send {
+    /// Drives the pin.
+    fn write(&mut self, level: Level) -> Result<(), HalError>;
+    /// The level that the pin really has, read back from the hardware.
+    fn read(&self) -> Result<Level, HalError>;
+}
+
+/// A machine's pins.
+pub trait Board: Send + Sync {
+    /// What it is, for people: `Raspberry Pi 4 B (rppal)`, `simulated`.
+    fn describe(&self) -> String;
+    /// Takes a pin (BCM number) as an input and reports its edges from now on.
+    fn input(&self, pin: u8, pull: Pull, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError>;
+    /// Takes a pin (BCM number) as an output.
+    fn output(&self, pin: u8, start: Start) -> Result<Box<dyn OutputPin>, HalError>;
+}

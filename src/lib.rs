@@ -1,0 +1,7 @@
+//! pinpost: GPIO pins and serial frames to MQTT and back. The map of the house comes with the rooms.
+pub mod codec;
+pub mod config;
+pub mod hal;
+pub mod link;
+pub mod model;
+pub mod queue;

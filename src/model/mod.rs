@@ -1,0 +1,23 @@
+//! THE NOUNS. What the other rooms talk about; this room talks about nobody.
+//!
+//! No clock, file, socket or task here, and no name of another room.
+
+pub mod command;
+pub mod id;
+pub mod message;
+pub mod problem;
+pub mod reading;
+pub mod spec;
+pub mod status;
+pub mod time;
+pub mod value;
+
+pub use command::{Action, Command, Outcome, OutcomeKind};
+pub use id::{DeviceId, PointId, Ticket, is_name};
+pub use message::{Incoming, Message, Properties, Qos};
+pub use problem::{Place, Problem};
+pub use reading::{Quality, Reading};
+pub use spec::{Deliver, DeviceSpec, OutputLimits, PayloadFormat, PointSpec, Priority};
+pub use status::{DeviceCounters, DeviceStatus};
+pub use time::{Mono, Now, Stamp, Wall};
+pub use value::Value;

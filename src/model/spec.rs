@@ -1,0 +1,124 @@
+//! Devices and points as they will run: nothing missing, nothing in conflict.
+
+use std::time::Duration;
+
+use super::{DeviceId, PointId, Qos};
+
+/// What is kept of a point while the broker is away, whatever its qos.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Deliver {
+    /// Every reading.
+    #[default]
+    All,
+    /// The latest reading.
+    Latest,
+    /// Nothing.
+    None,
+}
+
+/// Who goes first, and who is dropped last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub enum Priority {
+    /// Dropped first, sent last.
+    Bulk,
+    /// Readings.
+    #[default]
+    Normal,
+    /// Dropped last.
+    Alarm,
+    /// The bridge's own words: birth, availability, outcomes, gaps.
+    Control,
+}
+
+/// How a reading is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PayloadFormat {
+    /// The bare value.
+    #[default]
+    Plain,
+    /// `{"value":…,"time":…,"seq":…,"quality":…}`.
+    Json,
+}
+
+/// One point, complete.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PointSpec {
+    /// Its handle.
+    pub id: PointId,
+    /// Its device.
+    pub device: DeviceId,
+    /// Its name within the device.
+    pub name: String,
+    /// Full topic of its readings.
+    pub topic: String,
+    /// Delivery of its readings.
+    pub qos: Qos,
+    /// Whether the broker keeps the last reading.
+    pub retain: bool,
+    /// What is kept while offline.
+    pub deliver: Deliver,
+    /// Importance.
+    pub priority: Priority,
+    /// Age after which a waiting reading is worth nothing.
+    pub expiry: Option<Duration>,
+    /// How it is written.
+    pub payload: PayloadFormat,
+    /// Word for true.
+    pub payload_on: String,
+    /// Word for false.
+    pub payload_off: String,
+    /// Unit, for people.
+    pub unit: Option<String>,
+    /// Home Assistant's class, for people.
+    pub device_class: Option<String>,
+    /// Whether it holds a state that is worth repeating when a broker comes back without its memory.
+    pub stateful: bool,
+}
+
+/// One device, complete.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceSpec {
+    /// Its handle.
+    pub id: DeviceId,
+    /// Its name.
+    pub name: String,
+    /// Its kind's name.
+    pub kind: &'static str,
+    /// Its points.
+    pub points: Vec<PointId>,
+    /// The verbs it obeys: `set`, `pulse`, `send` …; `get` where it has points.
+    pub verbs: Vec<String>,
+    /// The limits of its output, where it is one.
+    pub output: Option<OutputLimits>,
+}
+
+/// What an on/off output is held to, below every command.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OutputLimits {
+    /// State taken when the pin is taken over.
+    pub initial: Initial,
+    /// State that does no harm; taken after an abnormal exit.
+    pub safe: bool,
+    /// State at an orderly stop; `None`: left as it is.
+    pub on_stop: Option<bool>,
+    /// Longest time on.
+    pub max_on: Option<Duration>,
+    /// Name of the group of which only one member may be on.
+    pub interlock: Option<String>,
+    /// Pause between one member going off and another going on.
+    pub dead_time: Duration,
+    /// Whether retained commands are obeyed.
+    pub accept_retained: bool,
+}
+
+/// What a pin is set to when it is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Initial {
+    /// Off.
+    #[default]
+    Off,
+    /// On.
+    On,
+    /// As it is found.
+    Keep,
+}

@@ -1,0 +1,84 @@
+//! Time as the rooms without a clock see it: they are told what time it is.
+
+use std::time::Duration;
+
+/// Time since the daemon started, from a clock that never jumps. Timers and ages use only this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Mono(pub Duration);
+
+impl Mono {
+    /// The moment `d` later.
+    pub fn after(self, d: Duration) -> Mono {
+        Mono(self.0.saturating_add(d))
+    }
+    /// How long ago `earlier` was; zero if it is still to come.
+    pub fn since(self, earlier: Mono) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC by the system's clock, which may be wrong or jump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Wall(pub i64);
+
+/// The present moment, as handed to the engine and the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// By the system's clock.
+    pub wall: Wall,
+    /// By the clock that never jumps.
+    pub mono: Mono,
+    /// Whether the system's clock has been set (by NTP or an RTC).
+    pub synced: bool,
+}
+
+/// When a reading was taken. Enough to put the time right later, if the clock is set while it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// Wall time then.
+    pub wall: Wall,
+    /// Time since the daemon's start then.
+    pub mono: Mono,
+    /// Whether the clock was set then.
+    pub synced: bool,
+}
+
+impl Stamp {
+    /// The wall time of this stamp as known at `now`, and whether it can be trusted.
+    ///
+    /// Only for stamps of this run of the daemon: a stamp taken before the clock was set is put right by the
+    /// time that has passed since.
+    pub fn resolve(&self, now: &Now) -> (Wall, bool) {
+        if self.synced || !now.synced {
+            return (self.wall, self.synced);
+        }
+        let age = now.mono.since(self.mono).as_millis() as i64;
+        (Wall(now.wall.0.saturating_sub(age)), true)
+    }
+}
+
+impl Now {
+    /// A stamp for something that happens now.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { wall: self.wall, mono: self.mono, synced: self.synced }
+    }
+    /// A stamp for something that happened at `mono`, not later than now.
+    pub fn stamp_at(&self, mono: Mono) -> Stamp {
+        let age = self.mono.since(mono).as_millis() as i64;
+        Stamp { wall: Wall(self.wall.0.saturating_sub(age)), mono, synced: self.synced }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_from_before_the_clock_was_set_is_put_right() {
+        let early = Stamp { wall: Wall(5_000), mono: Mono(Duration::from_secs(5)), synced: false };
+        let later = Now { wall: Wall(1_800_000_000_000), mono: Mono(Duration::from_secs(65)), synced: true };
+        assert_eq!(early.resolve(&later), (Wall(1_799_999_940_000), true));
+        let unset = Now { synced: false, ..later };
+        assert_eq!(early.resolve(&unset), (Wall(5_000), false));
+    }
+}
