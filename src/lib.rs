@@ -1,7 +1,9 @@
 //! pinpost: GPIO pins and serial frames to MQTT and back. The map of the house comes with the rooms.
 pub mod codec;
 pub mod config;
+pub mod engine;
 pub mod hal;
 pub mod link;
 pub mod model;
 pub mod queue;
+pub mod wire;

@@ -362,3 +362,24 @@ impl JsonSchema for Protocol {
         json_schema!({ "enum": [5, "5", "3.1.1"] })
     }
 }
+
+/// A scalar as its text, whatever YAML takes it for; a key or value of a free table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Plain(pub String);
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match serde_yaml::Value::deserialize(d)? {
+            serde_yaml::Value::String(s) => Ok(Plain(s)),
+            serde_yaml::Value::Number(n) => Ok(Plain(n.to_string())),
+            serde_yaml::Value::Bool(b) => Ok(Plain(b.to_string())),
+            _ => Err(D::Error::custom("write a single value")),
+        }
+    }
+}
+
+/// A list of [`Params`] from YAML text, for the tests of the rooms that read them.
+#[cfg(test)]
+pub fn params_list(yaml: &str) -> Vec<Params> {
+    serde_yaml::from_str(yaml).expect("YAML of a test")
+}

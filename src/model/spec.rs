@@ -71,7 +71,7 @@ pub struct PointSpec {
     pub unit: Option<String>,
     /// Home Assistant's class, for people.
     pub device_class: Option<String>,
-    /// Whether it holds a state that is worth repeating when a broker comes back without its memory.
+    /// Whether it holds a state that lasts, worth repeating when a broker comes back without its memory.
     pub stateful: bool,
 }
 
@@ -95,30 +95,26 @@ pub struct DeviceSpec {
 /// What an on/off output is held to, below every command.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct OutputLimits {
-    /// State taken when the pin is taken over.
-    pub initial: Initial,
-    /// State that does no harm; taken after an abnormal exit.
+    /// State that does no harm; taken after an abnormal exit and when the device comes back from a failure.
     pub safe: bool,
     /// State at an orderly stop; `None`: left as it is.
     pub on_stop: Option<bool>,
+    /// What to do when the broker has been away for so long; `None` as state: leave it as it is.
+    pub on_broker_loss: Option<(Duration, Option<bool>)>,
     /// Longest time on.
     pub max_on: Option<Duration>,
+    /// Shortest time on.
+    pub min_on: Duration,
+    /// Shortest time off; at start it counts as just switched off.
+    pub min_off: Duration,
+    /// Goes off by itself after this time, without being called a limit.
+    pub auto_off: Option<Duration>,
     /// Name of the group of which only one member may be on.
     pub interlock: Option<String>,
     /// Pause between one member going off and another going on.
     pub dead_time: Duration,
+    /// Greatest age of a command that says when it was wished but not how long it holds.
+    pub command_ttl: Duration,
     /// Whether retained commands are obeyed.
     pub accept_retained: bool,
-}
-
-/// What a pin is set to when it is taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Initial {
-    /// Off.
-    #[default]
-    Off,
-    /// On.
-    On,
-    /// As it is found.
-    Keep,
 }

@@ -1,0 +1,36 @@
+//! `heartbeat: 5m` repeats the last value when nothing has passed for that time.
+
+use std::time::Duration;
+
+use super::{Filter, FilterWord, read, schema_of};
+use crate::config::Word;
+use crate::config::scalar::Span;
+use crate::model::{Mono, Value};
+
+pub(super) const WORD: FilterWord = FilterWord {
+    word: Word { name: "heartbeat", summary: "repeats the last value after this silence", schema: schema_of::<Span> },
+    build: |params| match read::<Span>(params)?.0 {
+        every if every >= Duration::from_millis(100) => Ok(Box::new(Heartbeat { every, last: None })),
+        _ => Err("`heartbeat` is at least 100ms".into()),
+    },
+};
+
+struct Heartbeat {
+    every: Duration,
+    last: Option<(Value, Mono)>,
+}
+
+impl Filter for Heartbeat {
+    fn apply(&mut self, value: Value, now: Mono) -> Option<Value> {
+        self.last = Some((value.clone(), now));
+        Some(value)
+    }
+    fn next_wake(&self) -> Option<Mono> {
+        self.last.as_ref().map(|(_, at)| at.after(self.every))
+    }
+    fn wake(&mut self, now: Mono) -> Option<Value> {
+        let (value, at) = self.last.as_mut()?;
+        *at = now;
+        Some(value.clone())
+    }
+}

@@ -1,0 +1,2 @@
+//! DECISIONS.
+pub mod filters;

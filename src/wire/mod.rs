@@ -1,0 +1,9 @@
+//! MQTT WORDS, pure: topics, payloads and records. No clock, no socket.
+
+pub mod command;
+pub mod payload;
+pub mod record;
+pub mod topics;
+
+pub use record::{ReadingRecord, Record};
+pub use topics::{Route, Topics};

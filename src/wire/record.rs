@@ -1,0 +1,362 @@
+//! What waits in the queue: a message that is complete, or a reading that becomes one when it is sent.
+//!
+//! A reading is written only when it leaves, because its time may be put right and its number is given by the queue.
+//! The bytes (version 1): version, kind, then the fields in order; numbers little-endian, texts with a u32 length.
+//! Foreign bytes give an error, never a panic.
+
+use std::time::Duration;
+
+use crate::model::{Message, Now, PayloadFormat, Properties, Qos, Quality, Stamp, Value, Wall};
+
+use super::payload::{self, About};
+
+const VERSION: u8 = 1;
+
+/// A reading on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadingRecord {
+    /// Full topic.
+    pub topic: String,
+    /// Delivery.
+    pub qos: Qos,
+    /// Retain flag.
+    pub retain: bool,
+    /// How it will be written.
+    pub format: PayloadFormat,
+    /// The words for ON and OFF.
+    pub words: (String, String),
+    /// The value.
+    pub value: Value,
+    /// Whether to believe it.
+    pub quality: Quality,
+    /// When it was taken.
+    pub taken: Stamp,
+    /// Which run of the daemon took it: its stamp can be put right only in the same run.
+    pub run: u64,
+    /// How long the message is worth something, from when it was taken.
+    pub expiry: Option<Duration>,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// Written when it is sent.
+    Reading(Box<ReadingRecord>),
+    /// Written already.
+    Message(Box<Message>),
+}
+
+/// What the queue and the clock know when a record is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sending {
+    /// The reading's number.
+    pub seq: Option<u64>,
+    /// Whether it waited for the broker.
+    pub replayed: bool,
+    /// The moment.
+    pub now: Now,
+    /// This run of the daemon.
+    pub run: u64,
+}
+
+impl Record {
+    /// As bytes for the queue.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer(Vec::with_capacity(128));
+        w.u8(VERSION);
+        match self {
+            Record::Reading(r) => {
+                w.u8(0);
+                w.text(&r.topic);
+                w.u8(r.qos.number());
+                w.u8(u8::from(r.retain));
+                w.u8(matches!(r.format, PayloadFormat::Json) as u8);
+                w.u8(match r.quality {
+                    Quality::Good => 0,
+                    Quality::Bad => 1,
+                    Quality::Stale => 2,
+                });
+                w.u64(r.taken.wall.0 as u64);
+                w.u64(r.taken.mono.0.as_nanos() as u64);
+                w.u8(u8::from(r.taken.synced));
+                w.u64(r.run);
+                w.u64(r.expiry.map_or(0, |e| e.as_millis() as u64));
+                match &r.value {
+                    Value::Bool(b) => {
+                        w.u8(u8::from(*b));
+                        w.text(&r.words.0);
+                        w.text(&r.words.1);
+                    }
+                    Value::Number(n) => {
+                        w.u8(2);
+                        w.u64(n.to_bits());
+                    }
+                    Value::Text(t) => {
+                        w.u8(3);
+                        w.text(t);
+                    }
+                    Value::Bytes(b) => {
+                        w.u8(4);
+                        w.bytes(b);
+                    }
+                }
+            }
+            Record::Message(m) => {
+                w.u8(1);
+                w.text(&m.topic);
+                w.u8(m.qos.number());
+                w.u8(u8::from(m.retain));
+                w.bytes(&m.payload);
+                let p = &m.properties;
+                w.optional(p.response_topic.as_ref().map(String::as_bytes));
+                w.optional(p.correlation.as_deref());
+                w.optional(p.content_type.as_ref().map(String::as_bytes));
+                w.u64(p.expiry.map_or(0, |e| e.as_millis() as u64));
+                w.u32(p.user.len() as u32);
+                for (k, v) in &p.user {
+                    w.text(k);
+                    w.text(v);
+                }
+            }
+        }
+        w.0
+    }
+
+    /// From the queue's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Record, &'static str> {
+        let mut r = Reader(bytes);
+        if r.u8()? != VERSION {
+            return Err("a record of another version");
+        }
+        let record = match r.u8()? {
+            0 => {
+                let topic = r.text()?;
+                let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
+                let retain = r.u8()? != 0;
+                let format = if r.u8()? == 1 { PayloadFormat::Json } else { PayloadFormat::Plain };
+                let quality = match r.u8()? {
+                    0 => Quality::Good,
+                    1 => Quality::Bad,
+                    _ => Quality::Stale,
+                };
+                let wall = Wall(r.u64()? as i64);
+                let mono = crate::model::Mono(Duration::from_nanos(r.u64()?));
+                let synced = r.u8()? != 0;
+                let run = r.u64()?;
+                let expiry = Some(r.u64()?).filter(|e| *e > 0).map(Duration::from_millis);
+                let mut words = (String::new(), String::new());
+                let value = match r.u8()? {
+                    b @ (0 | 1) => {
+                        words = (r.text()?, r.text()?);
+                        Value::Bool(b == 1)
+                    }
+                    2 => Value::Number(f64::from_bits(r.u64()?)),
+                    3 => Value::Text(r.text()?),
+                    4 => Value::Bytes(r.bytes()?.to_vec()),
+                    _ => return Err("kind of value"),
+                };
+                let taken = Stamp { wall, mono, synced };
+                Record::Reading(Box::new(ReadingRecord {
+                    topic,
+                    qos,
+                    retain,
+                    format,
+                    words,
+                    value,
+                    quality,
+                    taken,
+                    run,
+                    expiry,
+                }))
+            }
+            1 => {
+                let topic = r.text()?;
+                let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
+                let retain = r.u8()? != 0;
+                let payload = r.bytes()?.to_vec();
+                let response_topic = r.optional_text()?;
+                let correlation = r.optional()?.map(<[u8]>::to_vec);
+                let content_type = r.optional_text()?;
+                let expiry = Some(r.u64()?).filter(|e| *e > 0).map(Duration::from_millis);
+                let mut user = Vec::new();
+                for _ in 0..r.u32()? {
+                    user.push((r.text()?, r.text()?));
+                }
+                let properties = Properties { response_topic, correlation, content_type, expiry, user };
+                Record::Message(Box::new(Message { topic, payload, qos, retain, properties }))
+            }
+            _ => return Err("kind of record"),
+        };
+        if r.0.is_empty() { Ok(record) } else { Err("bytes behind the record") }
+    }
+
+    /// The message to send.
+    pub fn into_message(self, sending: &Sending) -> Message {
+        match self {
+            Record::Message(m) => *m,
+            Record::Reading(r) => {
+                let (time, synced) =
+                    if r.run == sending.run { r.taken.resolve(&sending.now) } else { (r.taken.wall, r.taken.synced) };
+                let about = About { time, synced, seq: sending.seq, quality: r.quality };
+                let (payload, kind) = payload::reading(&r.value, &r.words.0, &r.words.1, r.format, &about);
+                let mut user = vec![("time".to_owned(), payload::time_text(time))];
+                if let Some(seq) = sending.seq {
+                    user.push(("seq".to_owned(), seq.to_string()));
+                }
+                if r.quality != Quality::Good {
+                    user.push(("quality".to_owned(), r.quality.as_str().to_owned()));
+                }
+                if !synced {
+                    user.push(("clock".to_owned(), "unsynced".to_owned()));
+                }
+                if sending.replayed {
+                    user.push(("replayed".to_owned(), "1".to_owned()));
+                }
+                let age = if r.run == sending.run { sending.now.mono.since(r.taken.mono) } else { Duration::ZERO };
+                let properties = Properties {
+                    content_type: Some(kind.to_owned()),
+                    expiry: r.expiry.map(|e| e.saturating_sub(age).max(Duration::from_secs(1))),
+                    user,
+                    ..Properties::default()
+                };
+                Message { topic: r.topic, payload, qos: r.qos, retain: r.retain, properties }
+            }
+        }
+    }
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, v: u8) {
+        self.0.push(v);
+    }
+    fn u32(&mut self, v: u32) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    fn u64(&mut self, v: u64) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    fn bytes(&mut self, v: &[u8]) {
+        self.u32(v.len() as u32);
+        self.0.extend_from_slice(v);
+    }
+    fn text(&mut self, v: &str) {
+        self.bytes(v.as_bytes());
+    }
+    fn optional(&mut self, v: Option<&[u8]>) {
+        self.u8(u8::from(v.is_some()));
+        if let Some(v) = v {
+            self.bytes(v);
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], &'static str> {
+        let (head, rest) = self.0.split_at_checked(n).ok_or("cut short")?;
+        self.0 = rest;
+        Ok(head)
+    }
+    fn u8(&mut self) -> Result<u8, &'static str> {
+        Ok(self.take(1)?[0])
+    }
+    fn u32(&mut self) -> Result<u32, &'static str> {
+        self.take(4)?.try_into().map(u32::from_le_bytes).map_err(|_| "cut short")
+    }
+    fn u64(&mut self) -> Result<u64, &'static str> {
+        self.take(8)?.try_into().map(u64::from_le_bytes).map_err(|_| "cut short")
+    }
+    fn bytes(&mut self) -> Result<&'a [u8], &'static str> {
+        let n = self.u32()? as usize;
+        self.take(n)
+    }
+    fn text(&mut self) -> Result<String, &'static str> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| "UTF-8")
+    }
+    fn optional(&mut self) -> Result<Option<&'a [u8]>, &'static str> {
+        if self.u8()? == 0 { Ok(None) } else { self.bytes().map(Some) }
+    }
+    fn optional_text(&mut self) -> Result<Option<String>, &'static str> {
+        if self.u8()? == 0 { Ok(None) } else { self.text().map(Some) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Mono;
+    use proptest::prelude::*;
+
+    fn reading(value: Value) -> ReadingRecord {
+        ReadingRecord {
+            topic: "shed/door".into(),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            format: PayloadFormat::Json,
+            words: ("ON".into(), "OFF".into()),
+            value,
+            quality: Quality::Good,
+            taken: Stamp { wall: Wall(5000), mono: Mono(Duration::from_secs(5)), synced: false },
+            run: 9,
+            expiry: Some(Duration::from_secs(60)),
+        }
+    }
+    fn sending(run: u64) -> Sending {
+        let now = Now { wall: Wall(1_800_000_010_000), mono: Mono(Duration::from_secs(15)), synced: true };
+        Sending { seq: Some(3), replayed: true, now, run }
+    }
+
+    #[test]
+    fn a_record_reads_back_equal() {
+        let message = Message {
+            topic: "a/b".into(),
+            payload: vec![0, 255],
+            qos: Qos::ExactlyOnce,
+            retain: false,
+            properties: Properties {
+                response_topic: None,
+                correlation: Some(vec![1, 2]),
+                content_type: Some("x/y".into()),
+                expiry: Some(Duration::from_secs(2)),
+                user: vec![("k".into(), "v".into())],
+            },
+        };
+        let mut all = vec![Record::Message(Box::new(message))];
+        for v in [Value::Bool(true), Value::Text("x".into()), Value::Bytes(vec![1])] {
+            let words = if matches!(v, Value::Bool(_)) { reading(v.clone()).words } else { Default::default() };
+            all.push(Record::Reading(Box::new(ReadingRecord { words, ..reading(v) })));
+        }
+        for record in all {
+            assert_eq!(Record::decode(&record.encode()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn a_waiting_reading_gets_its_true_time_once_the_clock_is_set() {
+        let m = Record::Reading(Box::new(reading(Value::Bool(true)))).into_message(&sending(9));
+        assert!(m.properties.user.contains(&("time".into(), "2027-01-15T08:00:00.000Z".into())));
+        assert!(m.properties.user.contains(&("replayed".into(), "1".into())));
+        assert!(!m.properties.user.iter().any(|(k, _)| k == "clock"));
+        assert_eq!(m.properties.expiry, Some(Duration::from_secs(50)));
+        let of_another_run = Record::Reading(Box::new(reading(Value::Bool(true)))).into_message(&sending(8));
+        assert!(of_another_run.properties.user.contains(&("clock".into(), "unsynced".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_survives(n in any::<f64>().prop_filter("finite", |n| n.is_finite())) {
+            let mut r = reading(Value::Number(n));
+            r.words = Default::default();
+            let r = Record::Reading(Box::new(r));
+            prop_assert_eq!(Record::decode(&r.encode()), Ok(r));
+        }
+        #[test]
+        fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0u8..3) {
+            if let Some(b) = bytes.first_mut() { *b = first; }
+            let _ = Record::decode(&bytes);
+        }
+    }
+}
