@@ -3,5 +3,6 @@ pub mod codec;
 pub mod config;
 pub mod hal;
 pub mod link;
+pub mod logging;
 pub mod model;
 pub mod queue;
