@@ -49,6 +49,7 @@ const LINGER: Duration = Duration::from_secs(5);
 pub struct Embedded {
     addr: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
+    ended: Option<oneshot::Receiver<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -70,9 +71,12 @@ impl Embedded {
         format!("mqtt://{addr}")
     }
 
-    /// Whether it still runs; it ends by itself only through a fault of its own.
-    pub fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    /// Waits until it ends by itself, which only a fault of its own makes it do.
+    pub async fn ended(&mut self) {
+        if let Some(ended) = &mut self.ended {
+            let _ = ended.await;
+            self.ended = None;
+        }
     }
 }
 
@@ -98,12 +102,16 @@ pub fn start(listen: SocketAddr) -> Result<Embedded, String> {
     let addr = listener.local_addr().map_err(|e| format!("cannot listen on {listen}: {e}"))?;
     let (stop, stopped) = oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
+    let (ending, ended) = oneshot::channel();
     let thread = thread::Builder::new()
         .name("broker".into())
-        .spawn(move || run(listener, stopped, ready))
+        .spawn(move || {
+            run(listener, stopped, ready);
+            drop(ending);
+        })
         .map_err(|e| format!("cannot start the broker: {e}"))?;
     match is_ready.recv() {
-        Ok(Ok(())) => Ok(Embedded { addr, stop: Some(stop), thread: Some(thread) }),
+        Ok(Ok(())) => Ok(Embedded { addr, stop: Some(stop), ended: Some(ended), thread: Some(thread) }),
         Ok(Err(e)) => Err(format!("cannot start the broker: {e}")),
         Err(_) => Err("cannot start the broker: its thread ended".into()),
     }

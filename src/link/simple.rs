@@ -87,14 +87,7 @@ pub struct Options {
 impl Options {
     /// MQTT 5, a random client id, reconnecting.
     pub fn new(url: BrokerUrl) -> Options {
-        Options {
-            url,
-            version: Version::V5,
-            client_id: None,
-            login: None,
-            tls: TlsFiles::default(),
-            reconnect: true,
-        }
+        Options { url, version: Version::V5, client_id: None, login: None, tls: TlsFiles::default(), reconnect: true }
     }
 }
 
