@@ -86,7 +86,7 @@ More about a command: pinpost COMMAND --help";
 
 #[derive(Parser)]
 #[command(name = "pinpost", version, about, before_help = START_HERE, arg_required_else_help = true)]
-#[command(disable_help_subcommand = false, max_term_width = 100)]
+#[command(max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -33,8 +33,6 @@ Examples:
   pinpost pub                                       asks: topic, data, until exit_"
 )]
 pub struct PubArgs {
-    #[command(flatten)]
-    broker: BrokerOptions,
     /// Topic to publish to; without it topics and data are asked for
     #[arg(short, long, value_name = "TOPIC")]
     topic: Option<String>,
@@ -59,6 +57,8 @@ pub struct PubArgs {
     /// Let the broker keep the message for later subscribers
     #[arg(short, long)]
     retain: bool,
+    #[command(flatten)]
+    broker: BrokerOptions,
 }
 
 /// Publishes.

@@ -34,8 +34,6 @@ Examples:
   pinpost sub                                       asks for topics, until exit_"
 )]
 pub struct SubArgs {
-    #[command(flatten)]
-    broker: BrokerOptions,
     /// Topic to subscribe to, + and # allowed; may be given several times. Without it topics are asked for
     #[arg(short, long = "topic", value_name = "TOPIC")]
     topics: Vec<String>,
@@ -57,6 +55,8 @@ pub struct SubArgs {
     /// Highest quality of delivery: 0, 1 or 2
     #[arg(short, long, value_name = "QOS", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     qos: u8,
+    #[command(flatten)]
+    broker: BrokerOptions,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
