@@ -131,7 +131,7 @@ impl Publish {
 
     /// `-l`: the window is kept full, the connection is made again when it breaks.
     async fn lines(&self, topic: &str) -> Outcome {
-        let mut client = self.connect(true)?;
+        let mut client = self.greeted().await?;
         let mut lines = stdin::lines();
         let mut waiting = 0_usize;
         let mut more = true;

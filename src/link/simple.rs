@@ -345,6 +345,7 @@ impl Driver {
                     }
                 }
                 Err(trouble) => {
+                    let trouble = if ever { trouble } else { trouble.at_first() };
                     let waiting = self.rewind();
                     if self.shared.lock().ending {
                         return;

@@ -5,3 +5,4 @@
 
 pub mod mosquitto;
 pub mod program;
+pub mod websocket;

@@ -44,7 +44,8 @@ impl Mosquitto {
         let file = self.dir.path().join("mosquitto.conf");
         let text = (self.config)(self.port, self.dir.path());
         // As root it would give up its rights and no longer read this directory.
-        fs::write(&file, format!("user root\nlog_dest stderr\nlog_type all\nconnection_messages true\n{text}")).unwrap();
+        fs::write(&file, format!("user root\nlog_dest stderr\nlog_type all\nconnection_messages true\n{text}"))
+            .unwrap();
         let mut program = Program::start(Command::new(binary()).arg("-c").arg(&file));
         // Either it runs or it ends; both end the wait for a line.
         loop {

@@ -51,7 +51,8 @@ impl Tap {
                 return t;
             }
             let left = until.saturating_duration_since(Instant::now());
-            let shown = String::from_utf8_lossy(&brought.bytes[brought.bytes.len().saturating_sub(4000)..]).into_owned();
+            let shown =
+                String::from_utf8_lossy(&brought.bytes[brought.bytes.len().saturating_sub(4000)..]).into_owned();
             assert!(!left.is_zero(), "waited in vain for {what}; there was:\n{shown}");
             assert!(!brought.ended, "{what} did not come before the end; there was:\n{shown}");
             brought = changed.wait_timeout(brought, left).unwrap().0;

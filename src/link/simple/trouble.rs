@@ -15,6 +15,8 @@ pub struct Trouble {
     pub text: String,
     /// Trying again cannot help.
     pub lasting: bool,
+    /// What to look at if this was the first attempt.
+    hint: &'static str,
 }
 
 impl fmt::Display for Trouble {
@@ -25,7 +27,7 @@ impl fmt::Display for Trouble {
 
 impl Trouble {
     fn new(text: String) -> Trouble {
-        Trouble { text, lasting: false }
+        Trouble { text, lasting: false, hint: "" }
     }
 
     /// Nothing came back in time.
@@ -33,13 +35,20 @@ impl Trouble {
         Trouble::new(format!("{url} does not answer"))
     }
 
+    /// The same, told of a connection that has never stood.
+    pub(super) fn at_first(mut self) -> Trouble {
+        self.text.push_str(std::mem::take(&mut self.hint));
+        self
+    }
+
     fn closed(url: &BrokerUrl) -> Trouble {
-        let hint = if url.scheme.tls() { "" } else { " (does that port want TLS?)" };
-        Trouble::new(format!("{url} closed the connection{hint}"))
+        let hint = if url.scheme.tls() { " (does that port speak TLS?)" } else { " (does that port want TLS?)" };
+        Trouble { hint, ..Trouble::new(format!("{url} closed the connection")) }
     }
 
     fn too_large(size: usize, max: usize, url: &BrokerUrl) -> Trouble {
-        Trouble { text: format!("{url} takes packets of {max} bytes at most; this one has {size}"), lasting: true }
+        let text = format!("{url} takes packets of {max} bytes at most; this one has {size}");
+        Trouble { lasting: true, ..Trouble::new(text) }
     }
 
     fn refused(code: &str, url: &BrokerUrl) -> Trouble {
