@@ -17,7 +17,7 @@ fn broker() -> Embedded {
 
 fn client(broker: &Embedded, program: &str, args: &[&str]) -> Command {
     let mut line = Command::new(program);
-    line.args(["-h", "127.0.0.1", "-p", &broker.addr().port().to_string()]).args(args);
+    line.args(args).args(["-h", "127.0.0.1", "-p", &broker.addr().port().to_string()]);
     line
 }
 
@@ -28,7 +28,9 @@ fn ours(broker: &Embedded, command: &str, args: &[&str]) -> Command {
 
 /// mosquitto_sub that has been answered; what follows on its stdout is data and its debug lines.
 fn mosquitto_sub(broker: &Embedded, args: &[&str]) -> Program {
-    let mut sub = Program::start(client(broker, "mosquitto_sub", args).arg("-d"));
+    // Into a pipe it would keep its lines back.
+    let line = [&["-oL", "mosquitto_sub", "-d"], args].concat();
+    let mut sub = Program::start(&mut client(broker, "stdbuf", &line));
     sub.out.wait_for("Subscribed (mid");
     sub
 }
@@ -156,7 +158,7 @@ fn clients_that_leave_at_once_or_talk_nonsense_harm_nobody() {
     old.write_all(&[0x10, 16, 0, 6, b'M', b'Q', b'I', b's', b'd', b'p', 3, 2, 0, 60, 0, 2, b'a', b'b']).unwrap();
     assert_eq!(answer(&mut old, 4), [0x20, 2, 0, 1], "MQTT 3.1 is refused in its own words");
     for version in ["5", "3.1.1"] {
-        run(&mut ours(&broker, "pub", &["-t", "a", "-m", "x", "-q", "2", "-i", "same", "-V", version]), b"").with(0);
+        run(&mut ours(&broker, "pub", &["-t", "a", "-m", "x", "-q", "2", "-i", "other", "-V", version]), b"").with(0);
     }
 }
 
