@@ -89,7 +89,7 @@ fn build(base: &str, text: &str) -> Result<Filter, String> {
     let base: LevelFilter = base.parse().unwrap_or(LevelFilter::Info);
     builder.filter_level(base);
     for (name, level) in QUIET {
-        builder.filter_module(name, *level);
+        builder.filter_module(name, (*level).min(base));
     }
     // The parser takes an unknown word for a module's name, so that `debgu` would silence everything else.
     for part in text.split('/').next().unwrap_or_default().split(',').map(str::trim).filter(|p| !p.is_empty()) {
@@ -273,6 +273,7 @@ mod tests {
         assert!(enabled(&filter, "pinpost::link", Level::Debug));
         assert!(!enabled(&filter, "rumqttc::state", Level::Info));
         assert!(!enabled(&filter, "rumqttd::server", Level::Error));
+        assert!(!enabled(&plain("error"), "rumqttc::state", Level::Warn));
         let filter = build("info", "warn,rumqttc=debug").unwrap();
         assert!(!enabled(&filter, "pinpost::link", Level::Info));
         assert!(enabled(&filter, "rumqttc::state", Level::Debug));

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use support::mosquitto::{Mosquitto, free_port};
 use support::program::{Ended, Program, pinpost, run};
 use support::websocket::door_to;
@@ -199,6 +200,19 @@ fn a_reader_that_leaves_ends_sub_quietly() {
 }
 
 #[test]
+fn sub_ends_with_0_when_it_is_interrupted() {
+    let mut broker = Mosquitto::start();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let id = format!("{signal}");
+        let line = ours(&broker, "sub", &["-t", "x"]);
+        let mut sub = subscribed(&mut broker, line, &id);
+        sub.signal(signal);
+        sub.end().with(0);
+        broker.wait_log(&format!("Received DISCONNECT from {id}"));
+    }
+}
+
+#[test]
 fn sub_comes_back_with_its_subscriptions_when_the_broker_does() {
     let mut broker = Mosquitto::start();
     let line = ours(&broker, "sub", &["-t", "x", "-C", "1"]);
@@ -284,6 +298,7 @@ fn a_publish_that_is_not_allowed_is_a_failure_in_mqtt_5() {
     for qos in ["1", "2"] {
         let ended = run(&mut ours(&broker, "pub", &["-t", "secret", "-m", "x", "-q", qos]), b"").with(1);
         assert!(ended.err.contains("`secret`: not authorised"), "{}", ended.err);
+        assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
         run(&mut ours(&broker, "pub", &["-t", "ok", "-m", "x", "-q", qos]), b"").with(0);
         // Asked, the next one gets its chance; the failure is not forgotten.
         let asked = run(&mut ours(&broker, "pub", &["-q", qos]), b"secret\nx\nok\ny\nexit_\n").with(1);

@@ -69,8 +69,9 @@ pub fn run(args: &BrokerArgs) -> Outcome {
 
 /// Says that this build has none.
 #[cfg(not(feature = "broker"))]
-pub fn run(_args: &BrokerArgs) -> Outcome {
-    Err(super::Failure::failed("this build of pinpost has no embedded broker (cargo feature `broker`)"))
+pub fn run(args: &BrokerArgs) -> Outcome {
+    let why = "this build of pinpost has no embedded broker (cargo feature `broker`)";
+    Err(super::Failure::failed(format!("cannot listen on {}: {why}", args.listen)))
 }
 
 #[cfg(test)]

@@ -252,7 +252,10 @@ async fn answered(client: &mut Client) -> Result<Answer, Failure> {
 /// The answer to a publish, where the event is one. The outer error is the end of the connection.
 fn delivered(event: Option<Event>) -> Result<Option<Answer>, Failure> {
     match event {
-        Some(Event::Delivered { refused: None, .. }) => Ok(Some(Ok(()))),
+        Some(Event::Delivered { topic, refused: None }) => {
+            log::debug!("delivered to `{}`", topic.escape_debug());
+            Ok(Some(Ok(())))
+        }
         Some(Event::Delivered { topic, refused: Some(why) }) => {
             Ok(Some(Err(format!("the broker refused the message to `{}`: {why}", topic.escape_debug()))))
         }
@@ -261,10 +264,7 @@ fn delivered(event: Option<Event>) -> Result<Option<Answer>, Failure> {
             Ok(None)
         }
         Some(Event::Failed(trouble)) => Err(Failure::failed(trouble.text)),
-        Some(event) => {
-            log::debug!("{event:?}");
-            Ok(None)
-        }
+        Some(Event::Connected | Event::Subscribed(_) | Event::Message(_)) => Ok(None),
         None => Err(Failure::failed("the connection has ended")),
     }
 }

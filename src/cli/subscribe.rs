@@ -272,7 +272,7 @@ impl Subscriber<'_> {
         for refusal in refusals {
             say(&format!("pinpost: {refusal}"));
         }
-        log::debug!("subscribed");
+        log::debug!("the broker has answered the subscription");
         Ok(Step::Subscribed)
     }
 }

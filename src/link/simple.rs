@@ -328,6 +328,7 @@ impl Driver {
                 Ok(Step::Connected) => {
                     ever = true;
                     delay = RETRY_FIRST;
+                    log::debug!("connected to {}", self.url);
                     self.resume();
                     if self.events.send(Event::Connected).await.is_err() {
                         return;
