@@ -36,8 +36,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
         return Ok((Ipv4Addr::LOCALHOST, port).into());
     }
+    let wrong = || "write ADDRESS:PORT, for example 0.0.0.0:1883".to_string();
+    // The resolver would take 99999 for the address 0.1.134.159.
+    if !text.split(':').next().unwrap_or_default().contains(|c: char| c.is_ascii_alphabetic()) {
+        return Err(wrong());
+    }
     let named = if text.contains(':') { text.to_socket_addrs() } else { (text, PORT).to_socket_addrs() };
-    let mut found: Vec<_> = named.map_err(|_| "write ADDRESS:PORT, for example 0.0.0.0:1883".to_string())?.collect();
+    let mut found: Vec<_> = named.map_err(|_| wrong())?.collect();
     found.sort_by_key(SocketAddr::is_ipv6);
     found.into_iter().next().ok_or_else(|| "that name has no address".into())
 }
