@@ -147,37 +147,37 @@ impl Log for Logger {
         }
         match &self.sink {
             Sink::Journal(journal) => {
-                let text = record.args().to_string();
-                if text.contains(char::is_control) {
-                    let text = one_line(&text);
-                    // Built in one go: the arguments live only as long as the statement.
-                    journal.log(
-                        &Record::builder()
-                            .args(format_args!("{text}"))
-                            .level(record.level())
-                            .target(record.target())
-                            .module_path(record.module_path())
-                            .file(record.file())
-                            .line(record.line())
-                            .key_values(&record.key_values())
-                            .build(),
-                    );
-                } else {
-                    journal.log(record);
+                let text = one_line(&record.args().to_string());
+                // Built in one go: the arguments live only as long as the statement.
+                let sent = journal.journal_send(
+                    &Record::builder()
+                        .args(format_args!("{text}"))
+                        .level(record.level())
+                        .target(record.target())
+                        .module_path(record.module_path())
+                        .file(record.file())
+                        .line(record.line())
+                        .key_values(&record.key_values())
+                        .build(),
+                );
+                // The journal's own socket may be out of reach (a sandbox, a full queue); stderr leads there as well.
+                if sent.is_err() {
+                    write_line(record, &TimeZone::UTC, false);
                 }
             }
-            Sink::Stderr { colours, zone } => {
-                let time = Timestamp::now().to_zoned(zone.clone());
-                let clock = (time.hour(), time.minute(), time.second());
-                let mut line = format_line(record, clock, *colours);
-                line.push('\n');
-                // One write, so that lines of several threads do not mix; a closed stderr is no reason to stop.
-                let _ = io::stderr().lock().write_all(line.as_bytes());
-            }
+            Sink::Stderr { colours, zone } => write_line(record, zone, *colours),
         }
     }
 
     fn flush(&self) {}
+}
+
+fn write_line(record: &Record<'_>, zone: &TimeZone, colours: bool) {
+    let time = Timestamp::now().to_zoned(zone.clone());
+    let mut line = format_line(record, (time.hour(), time.minute(), time.second()), colours);
+    line.push('\n');
+    // One write, so that lines of several threads do not mix; a closed stderr is no reason to stop.
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// `12:01:02 INFO  link: connected broker=…`
