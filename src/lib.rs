@@ -1,9 +1,11 @@
 //! pinpost: GPIO pins and serial frames to MQTT and back. The map of the house comes with the rooms.
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod engine;
 pub mod hal;
 pub mod link;
+pub mod logging;
 pub mod model;
 pub mod queue;
 pub mod wire;
