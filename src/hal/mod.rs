@@ -9,6 +9,7 @@
 
 pub mod list;
 pub mod port;
+pub mod raspberry_pi;
 pub mod sim;
 
 use std::fmt;

@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub(super) use self::tty::forbidden;
 pub use self::wait::wait_for;
 use super::HalError;
 use crate::config::raw::{FlowControl, Parity};

@@ -241,7 +241,8 @@ fn missing(root: &Path, path: &str) -> HalError {
     HalError::new(HalErrorKind::NotFound, format!("there is no {path}; {there}"))
 }
 
-fn forbidden(path: &str, error: &io::Error) -> HalError {
+/// Why the user may not open `path`, and the group that may.
+pub fn forbidden(path: &str, error: &io::Error) -> HalError {
     let uid = Uid::effective();
     let user = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |u| u.name);
     let text = match fs::metadata(path) {
