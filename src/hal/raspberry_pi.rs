@@ -165,7 +165,10 @@ impl EdgeThread {
         let number = pin.pin();
         let (tell, answer) = mpsc::sync_channel(1);
         self.ask(Order::Arm(pin, edges, tell), &answer).unwrap_or_else(|| {
-            Err(HalError::new(HalErrorKind::Io, format!("GPIO{number} cannot be watched: the edge thread does not answer")))
+            Err(HalError::new(
+                HalErrorKind::Io,
+                format!("GPIO{number} cannot be watched: the edge thread does not answer"),
+            ))
         })
     }
 
@@ -265,7 +268,10 @@ impl Waiter {
     fn arm(&mut self, mut pin: gpio::InputPin, edges: EdgeSender) -> Result<Arc<gpio::InputPin>, HalError> {
         let number = pin.pin();
         if self.failed {
-            return Err(HalError::new(HalErrorKind::Io, "the GPIO chip failed; it is tried again when all pins are free"));
+            return Err(HalError::new(
+                HalErrorKind::Io,
+                "the GPIO chip failed; it is tried again when all pins are free",
+            ));
         }
         pin.set_interrupt(Trigger::Both, None).map_err(|e| refused(number, e))?;
         let pin = Arc::new(pin);

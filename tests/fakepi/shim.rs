@@ -260,7 +260,14 @@ struct SigAction {
 
 static mut BEFORE: SigAction = SigAction { handler: 0, mask: [0; 16], flags: 0, restorer: 0 };
 
-unsafe fn map(address: *mut c_void, length: usize, protection: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void {
+unsafe fn map(
+    address: *mut c_void,
+    length: usize,
+    protection: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: i64,
+) -> *mut c_void {
     unsafe {
         let registers = length == REGISTERS * 4 && protection == PROT_READ | PROT_WRITE && flags == MAP_SHARED;
         let Some(dir) = dir().filter(|_| registers) else {
