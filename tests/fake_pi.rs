@@ -6,6 +6,7 @@ mod fake_pi;
 use std::time::{Duration, Instant};
 
 use fake_pi::{CLR, FSEL, FakePi, SET, inside};
+use pinpost::hal::list::pin_users;
 use pinpost::hal::raspberry_pi::RaspberryPi;
 use pinpost::hal::{Board, Edge, EdgeReceiver, HalErrorKind, Level, Pull, Start, edges};
 
@@ -137,12 +138,18 @@ fn a_line_that_another_program_holds_is_named_and_free_afterwards() {
         pi.hold(22, true);
         let refused = board.input(22, Pull::Up, edges().0).err().unwrap();
         assert_eq!(refused.kind, HalErrorKind::Busy);
-        assert!(refused.text.contains("holds GPIO22"), "{refused}");
+        assert!(refused.text.contains("`other-program` holds GPIO22"), "{refused}");
+        let refused = board.output(22, Start::At(Level::High)).err().unwrap();
+        assert_eq!(refused.kind, HalErrorKind::Busy);
+        assert_eq!((pi.mode(22), pi.level(22)), (0, false), "the other program's pin was driven");
         pi.hold(22, false);
         let (tx, mut rx) = edges();
         let _input = board.input(22, Pull::Up, tx).unwrap();
         pi.edge(22, false);
         assert_eq!(level(&mut rx), Level::Low);
+        pi.hold(4, true);
+        let users: Vec<(u8, String)> = pin_users().into_iter().map(|u| (u.bcm, u.consumer)).collect();
+        assert_eq!(users, [(4, "other-program".into()), (22, "RPPAL".into())]);
     });
 }
 

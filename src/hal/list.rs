@@ -1,9 +1,11 @@
-//! What this machine has: its serial ports with their stable names, its model, and what each pin of the header is for.
+//! What this machine has: its serial ports with their stable names, its model, what each pin of the header is for and
+//! which program holds it.
 //!
-//! Reads sysfs and `/dev` only, opens no port and disturbs nobody. Every function has a twin that takes the root
-//! directory, so that a tree made by a test can stand for a machine.
+//! Reads sysfs, the device tree and the GPIO chip's own records; opens no port and disturbs nobody. What is read from
+//! files has a twin that takes the root directory, so that a tree made by a test can stand for a machine.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use crate::config::scalar::{HEADER, UsbId};
@@ -193,7 +195,6 @@ const ROLES: [&str; 28] = [
 pub fn header() -> Vec<HeaderPin> {
     let mut pins = Vec::with_capacity(HEADER.len());
     for (place, &bcm) in (1u8..).zip(HEADER.iter()) {
-        // places 27 and 28 are pins too, kept for the ID EEPROM
         let bcm = u8::try_from(bcm).ok();
         let role = match bcm {
             Some(n) => ROLES.get(usize::from(n)).copied().unwrap_or(""),
@@ -202,4 +203,213 @@ pub fn header() -> Vec<HeaderPin> {
         pins.push(HeaderPin { place, bcm, role });
     }
     pins
+}
+
+/// Somebody who has a pin requested from the kernel: a driver, or another program. What only writes to the registers, as
+/// the outputs of this gateway do, is not seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinUser {
+    /// BCM number.
+    pub bcm: u8,
+    /// The name it gave; empty where the kernel only knows that the pin serves another purpose.
+    pub consumer: String,
+    /// Whether it drives the pin.
+    pub output: bool,
+}
+
+/// Everybody who has a pin of the header; empty where there is no GPIO chip of a Raspberry Pi, or none that may be
+/// opened.
+pub fn pin_users() -> Vec<PinUser> {
+    let Some(chip) = chip() else { return Vec::new() };
+    (0..28).filter_map(|bcm| user_at(&chip, bcm)).collect()
+}
+
+/// Who has a pin (BCM number); `None` if nobody, or if it cannot be told.
+pub fn pin_user(bcm: u8) -> Option<PinUser> {
+    user_at(&chip()?, bcm)
+}
+
+/// `struct gpiochip_info`; source: linux/gpio.h, uAPI v2, as all below.
+#[repr(C)]
+struct ChipInfo {
+    name: [u8; 32],
+    label: [u8; 32],
+    lines: u32,
+}
+
+/// `struct gpio_v2_line_info`.
+#[repr(C)]
+struct LineInfo {
+    name: [u8; 32],
+    consumer: [u8; 32],
+    offset: u32,
+    num_attrs: u32,
+    flags: u64,
+    attrs: [u64; 20],
+    padding: [u32; 4],
+}
+
+const GET_CHIPINFO: u32 = 0x8044_b401;
+const GET_LINEINFO: u32 = 0xc100_b405;
+const FLAG_USED: u64 = 1;
+const FLAG_OUTPUT: u64 = 1 << 3;
+/// Labels of the chip behind the header: Pi 0 to 3, 4, 5.
+const CHIPS: [&str; 3] = ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
+/// More chips than any Pi has; the header's is 0 or, on some kernels of the Pi 5, 4.
+const CHIP_NUMBERS: u8 = 32;
+
+fn chip() -> Option<File> {
+    (0..CHIP_NUMBERS).find_map(|n| {
+        let file = OpenOptions::new().read(true).write(true).open(format!("/dev/gpiochip{n}")).ok()?;
+        let mut info = ChipInfo { name: [0; 32], label: [0; 32], lines: 0 };
+        // SAFETY: the request fills exactly this struct.
+        let rc = unsafe { libc::ioctl(file.as_raw_fd(), GET_CHIPINFO as libc::Ioctl, &raw mut info) };
+        (rc == 0 && CHIPS.contains(&name(&info.label).as_str())).then_some(file)
+    })
+}
+
+fn user_at(chip: &File, bcm: u8) -> Option<PinUser> {
+    let mut info = LineInfo {
+        name: [0; 32],
+        consumer: [0; 32],
+        offset: bcm.into(),
+        num_attrs: 0,
+        flags: 0,
+        attrs: [0; 20],
+        padding: [0; 4],
+    };
+    // SAFETY: the request reads the offset and fills exactly this struct.
+    let rc = unsafe { libc::ioctl(chip.as_raw_fd(), GET_LINEINFO as libc::Ioctl, &raw mut info) };
+    (rc == 0 && info.flags & FLAG_USED != 0).then(|| PinUser {
+        bcm,
+        consumer: name(&info.consumer),
+        output: info.flags & FLAG_OUTPUT != 0,
+    })
+}
+
+/// A name that ends at the first NUL.
+fn name(field: &[u8; 32]) -> String {
+    let end = field.iter().position(|&b| b == 0).unwrap_or(field.len());
+    field.get(..end).map(|b| String::from_utf8_lossy(b).into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A tree that looks like a machine's: `(tty, driver, Some((vid, pid, serial)))`.
+    pub fn machine(ports: &[(&str, &str, Option<(&str, &str, &str)>)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let dir = |path: String| {
+            let path = root.path().join(path);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let class = dir("sys/class/tty".into());
+        let by_id = dir("dev/serial/by-id".into());
+        for (n, (tty, driver, usb)) in ports.iter().enumerate() {
+            let device = dir(format!("sys/devices/bus/{n}/{n}:1.0/{tty}"));
+            let drivers = dir(format!("sys/bus/drivers/{driver}"));
+            symlink(&drivers, device.join("driver")).unwrap();
+            let node = dir(format!("sys/devices/bus/{n}/{n}:1.0/{tty}/tty/{tty}"));
+            symlink(&device, node.join("device")).unwrap();
+            symlink(&node, class.join(tty)).unwrap();
+            if let Some((vid, pid, serial)) = usb {
+                let usb = root.path().join(format!("sys/devices/bus/{n}"));
+                fs::write(usb.join("idVendor"), format!("{vid}\n")).unwrap();
+                fs::write(usb.join("idProduct"), format!("{pid}\n")).unwrap();
+                if !serial.is_empty() {
+                    fs::write(usb.join("serial"), format!("{serial}\n")).unwrap();
+                    symlink(format!("../../{tty}"), by_id.join(format!("usb-{serial}-if00"))).unwrap();
+                }
+            }
+        }
+        root
+    }
+
+    fn dir(root: &Path, path: &str) -> PathBuf {
+        fs::create_dir_all(root.join(path)).unwrap();
+        root.join(path)
+    }
+
+    #[test]
+    fn a_usb_port_is_listed_with_its_stable_name_and_ids() {
+        let root = machine(&[("ttyUSB3", "ftdi_sio", Some(("0403", "6001", "A10K3")))]);
+        fs::write(root.path().join("sys/devices/bus/0/manufacturer"), "FTDI\n").unwrap();
+        fs::write(root.path().join("sys/devices/bus/0/product"), "FT232R USB UART\n").unwrap();
+        let expected = PortInfo {
+            path: "/dev/ttyUSB3".into(),
+            by_id: Some("/dev/serial/by-id/usb-A10K3-if00".into()),
+            vid: Some(UsbId(0x0403)),
+            pid: Some(UsbId(0x6001)),
+            serial: Some("A10K3".into()),
+            manufacturer: Some("FTDI".into()),
+            product: Some("FT232R USB UART".into()),
+            driver: Some("ftdi_sio".into()),
+        };
+        assert_eq!(serial_ports_in(root.path()), [expected]);
+    }
+
+    #[test]
+    fn only_ports_with_hardware_are_listed() {
+        let root = machine(&[("ttyS0", "port", None), ("ttyAMA0", "uart-pl011", None)]);
+        let class = root.path().join("sys/class/tty");
+        // a UART number without a UART, a console, a pseudo terminal
+        fs::write(class.join("ttyS0/type"), "0\n").unwrap();
+        fs::write(class.join("ttyAMA0/type"), "32\n").unwrap();
+        dir(root.path(), "sys/class/tty/tty1");
+        dir(root.path(), "sys/class/tty/ptmx");
+        symlink("ttyAMA0", root.path().join("dev/serial0")).unwrap();
+        let ports = serial_ports_in(root.path());
+        assert_eq!(ports.len(), 1, "{ports:?}");
+        assert_eq!(ports[0].path, Path::new("/dev/ttyAMA0"));
+        assert_eq!(ports[0].stable(), Path::new("/dev/serial0"));
+        assert_eq!(ports[0].driver.as_deref(), Some("uart-pl011"));
+    }
+
+    #[test]
+    fn the_driver_behind_the_inner_bus_of_new_kernels_is_found() {
+        let root = machine(&[("ttyS4", "serial8250", None)]);
+        let outer = root.path().join("sys/devices/bus/0/0:1.0/ttyS4");
+        let inner = dir(&outer, "00:00:0.0");
+        symlink(dir(root.path(), "sys/bus/drivers/port"), inner.join("driver")).unwrap();
+        let device = outer.join("tty/ttyS4/device");
+        fs::remove_file(&device).unwrap();
+        symlink(inner, device).unwrap();
+        assert_eq!(serial_ports_in(root.path())[0].driver.as_deref(), Some("serial8250"));
+    }
+
+    #[test]
+    fn a_machine_without_anything_has_an_empty_list() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(serial_ports_in(root.path()), []);
+        assert_eq!(board_model_in(root.path()), None);
+    }
+
+    #[test]
+    fn the_board_is_named_by_its_device_tree() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(dir(root.path(), "sys/firmware/devicetree/base").join("model"), "Raspberry Pi 5 Model B Rev 1.0\0")
+            .unwrap();
+        assert_eq!(board_model_in(root.path()).as_deref(), Some("Raspberry Pi 5 Model B Rev 1.0"));
+    }
+
+    #[test]
+    fn the_header_has_every_pin_once_and_names_power_and_other_uses() {
+        let pins = header();
+        assert_eq!(pins.len(), 40);
+        let mut numbers: Vec<u8> = pins.iter().filter_map(|p| p.bcm).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..28).collect::<Vec<u8>>());
+        let at = |place: usize| (pins[place - 1].place as usize, pins[place - 1].bcm, pins[place - 1].role);
+        assert_eq!(at(1), (1, None, "3.3 V"));
+        assert_eq!(at(3), (3, Some(2), "I2C1 SDA"));
+        assert_eq!(at(8), (8, Some(14), "UART0 TX"));
+        assert_eq!(at(11), (11, Some(17), "SPI1 CE1"));
+        assert_eq!(at(23), (23, Some(11), "SPI0 SCLK"));
+        assert_eq!(at(39), (39, None, "ground"));
+        assert!(pins.iter().all(|p| p.bcm.is_some() || !p.role.is_empty()));
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! What rppal 0.22.1 does, and what is made of it here:
 //! - An output is a register store. Its level is set before its direction, and rppal's habit of making pins inputs
-//!   again when they are dropped is turned off, for inputs too: what a pin was before we came is no safer.
+//!   again when they are dropped is turned off, for inputs too: what a pin was before we came is no safer. The kernel
+//!   does not protect a pin from such a store, so it is asked first who holds it.
 //! - Edges come from the kernel (uAPI v2, 1024 kept for each line), with its monotonic time and a number for each. A gap
 //!   in the numbers is counted as lost.
 //! - `set_async_interrupt` hides that a line is busy, so every line is armed synchronously and ONE thread waits for all.
@@ -69,6 +70,9 @@ impl Board for RaspberryPi {
 
     fn output(&self, pin: u8, start: Start) -> Result<Box<dyn OutputPin>, HalError> {
         let free = self.gpio.get(pin).map_err(|e| refused(pin, e))?;
+        if list::pin_user(pin).is_some_and(|user| !user.consumer.is_empty()) {
+            return Err(held(pin));
+        }
         let level = match start {
             Start::At(level) => level,
             Start::Keep => from_rppal(free.read()),
@@ -363,13 +367,19 @@ fn refused(pin: u8, e: gpio::Error) -> HalError {
         gpio::Error::PinNotAvailable(_) => {
             HalError::new(HalErrorKind::Unsupported, format!("this board has no GPIO{pin}"))
         }
-        gpio::Error::Io(e) if e.raw_os_error() == Some(libc::EBUSY) => HalError::new(
-            HalErrorKind::Busy,
-            format!("another program or a kernel driver holds GPIO{pin}; `gpioinfo` and `pinpost pins` tell which"),
-        ),
+        gpio::Error::Io(e) if e.raw_os_error() == Some(libc::EBUSY) => held(pin),
         gpio::Error::PermissionDenied(path) => port::forbidden(&path, &io::ErrorKind::PermissionDenied.into()),
         e => HalError::new(HalErrorKind::Io, format!("GPIO{pin}: {e}")),
     }
+}
+
+/// Somebody else has the pin.
+fn held(pin: u8) -> HalError {
+    let who = match list::pin_user(pin) {
+        Some(user) if !user.consumer.is_empty() => format!("`{}`", user.consumer),
+        _ => "another program or a kernel driver".into(),
+    };
+    HalError::new(HalErrorKind::Busy, format!("{who} holds GPIO{pin}; end it, or take its overlay out of config.txt"))
 }
 
 /// Why there is no board.

@@ -1,38 +1,7 @@
 //! Who holds a port, which adapter is meant, and the words for each refusal.
 
-use std::os::unix::fs::symlink;
-
 use super::*;
-
-/// A tree that looks like a machine's: `(tty, driver, Some((vid, pid, serial)))`.
-pub fn machine(ports: &[(&str, &str, Option<(&str, &str, &str)>)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    let dir = |path: String| {
-        let path = root.path().join(path);
-        fs::create_dir_all(&path).unwrap();
-        path
-    };
-    let class = dir("sys/class/tty".into());
-    let by_id = dir("dev/serial/by-id".into());
-    for (n, (tty, driver, usb)) in ports.iter().enumerate() {
-        let device = dir(format!("sys/devices/bus/{n}/{n}:1.0/{tty}"));
-        let drivers = dir(format!("sys/bus/drivers/{driver}"));
-        symlink(&drivers, device.join("driver")).unwrap();
-        let node = dir(format!("sys/devices/bus/{n}/{n}:1.0/{tty}/tty/{tty}"));
-        symlink(&device, node.join("device")).unwrap();
-        symlink(&node, class.join(tty)).unwrap();
-        if let Some((vid, pid, serial)) = usb {
-            let usb = root.path().join(format!("sys/devices/bus/{n}"));
-            fs::write(usb.join("idVendor"), format!("{vid}\n")).unwrap();
-            fs::write(usb.join("idProduct"), format!("{pid}\n")).unwrap();
-            if !serial.is_empty() {
-                fs::write(usb.join("serial"), format!("{serial}\n")).unwrap();
-                symlink(format!("../../{tty}"), by_id.join(format!("usb-{serial}-if00"))).unwrap();
-            }
-        }
-    }
-    root
-}
+use crate::hal::list::tests::machine;
 
 fn ids(vid: u16, pid: u16, serial: Option<&str>) -> Ids {
     Ids { vid: UsbId(vid), pid: UsbId(pid), serial: serial.map(str::to_owned) }
