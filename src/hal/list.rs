@@ -299,8 +299,11 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A tree that looks like a machine's: `(tty, driver, Some((vid, pid, serial)))`.
-    pub fn machine(ports: &[(&str, &str, Option<(&str, &str, &str)>)]) -> tempfile::TempDir {
+    /// Vendor, product, serial number.
+    type UsbIds<'a> = (&'a str, &'a str, &'a str);
+
+    /// A tree that looks like a machine's: name, driver and ids of each port.
+    pub fn machine(ports: &[(&str, &str, Option<UsbIds>)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let dir = |path: String| {
             let path = root.path().join(path);

@@ -49,6 +49,15 @@ impl RaspberryPi {
             .map_err(|e| HalError::new(HalErrorKind::Io, format!("cannot start the thread for edges: {e}")))?;
         Ok(RaspberryPi { gpio, model: device.model().to_string(), edges: Arc::new(edges) })
     }
+
+    /// The pin, if nobody has it: taking one writes its registers, which nothing but this question stops.
+    fn free(&self, pin: u8) -> Result<gpio::Pin, HalError> {
+        let free = self.gpio.get(pin).map_err(|e| refused(pin, e))?;
+        match list::pin_user(pin) {
+            Some(user) if !user.consumer.is_empty() => Err(held(pin, &format!("`{}`", user.consumer))),
+            _ => Ok(free),
+        }
+    }
 }
 
 impl Board for RaspberryPi {
@@ -57,7 +66,7 @@ impl Board for RaspberryPi {
     }
 
     fn input(&self, pin: u8, pull: Pull, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError> {
-        let free = self.gpio.get(pin).map_err(|e| refused(pin, e))?;
+        let free = self.free(pin)?;
         let mut input = match pull {
             Pull::Up => free.into_input_pullup(),
             Pull::Down => free.into_input_pulldown(),
@@ -69,10 +78,7 @@ impl Board for RaspberryPi {
     }
 
     fn output(&self, pin: u8, start: Start) -> Result<Box<dyn OutputPin>, HalError> {
-        let free = self.gpio.get(pin).map_err(|e| refused(pin, e))?;
-        if list::pin_user(pin).is_some_and(|user| !user.consumer.is_empty()) {
-            return Err(held(pin));
-        }
+        let free = self.free(pin)?;
         let level = match start {
             Start::At(level) => level,
             Start::Keep => from_rppal(free.read()),
@@ -367,18 +373,14 @@ fn refused(pin: u8, e: gpio::Error) -> HalError {
         gpio::Error::PinNotAvailable(_) => {
             HalError::new(HalErrorKind::Unsupported, format!("this board has no GPIO{pin}"))
         }
-        gpio::Error::Io(e) if e.raw_os_error() == Some(libc::EBUSY) => held(pin),
+        gpio::Error::Io(e) if e.raw_os_error() == Some(libc::EBUSY) => held(pin, "another program or a kernel driver"),
         gpio::Error::PermissionDenied(path) => port::forbidden(&path, &io::ErrorKind::PermissionDenied.into()),
         e => HalError::new(HalErrorKind::Io, format!("GPIO{pin}: {e}")),
     }
 }
 
 /// Somebody else has the pin.
-fn held(pin: u8) -> HalError {
-    let who = match list::pin_user(pin) {
-        Some(user) if !user.consumer.is_empty() => format!("`{}`", user.consumer),
-        _ => "another program or a kernel driver".into(),
-    };
+fn held(pin: u8, who: &str) -> HalError {
     HalError::new(HalErrorKind::Busy, format!("{who} holds GPIO{pin}; end it, or take its overlay out of config.txt"))
 }
 

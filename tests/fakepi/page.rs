@@ -14,7 +14,7 @@ pub const SIZE: usize = 8192;
 pub const PINS: u8 = 28;
 
 // word offsets of the registers
-pub const FSEL: usize = 0x00 / 4;
+pub const FSEL: usize = 0;
 pub const SET: usize = 0x1c / 4;
 pub const CLR: usize = 0x28 / 4;
 pub const LEV: usize = 0x34 / 4;

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -110,8 +109,23 @@ async fn a_serial_port_has_one_owner_and_is_free_once_dropped() {
     }
     let left = std::fs::read_dir("/proc/self/fd")
         .unwrap()
-        .filter(|fd| std::fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == PathBuf::from(&path)));
+        .filter(|fd| std::fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == Path::new(&path)));
     assert_eq!(left.count(), 0, "descriptors of {path} leaked");
+}
+
+#[tokio::test]
+async fn a_crashed_owner_s_mark_does_not_outlive_it_on_a_pseudo_terminal() {
+    use std::os::fd::AsRawFd;
+    let (_sensor, path) = pty();
+    let port = soon(open(&serial(&path))).await.unwrap();
+    let other = std::fs::File::open(&path).unwrap();
+    let mut marked: libc::c_int = -1;
+    // SAFETY: the request writes one int
+    assert_eq!(unsafe { libc::ioctl(other.as_raw_fd(), libc::TIOCGEXCL, &raw mut marked) }, 0);
+    assert_eq!(marked, 0, "after a kill -9 nobody but root could open it again");
+    assert!(other.try_lock().is_err(), "it must be locked instead");
+    drop(port);
+    assert!(other.try_lock().is_ok());
 }
 
 #[tokio::test]
