@@ -69,14 +69,19 @@ pub fn open(name: &str, argv: &[String]) -> Result<Running, HalError> {
 }
 
 fn cannot_run(program: &str, e: &io::Error) -> HalError {
+    // a directory of PATH that this user may not enter hides that the program is in none of them
+    let in_path = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    };
     match e.kind() {
-        io::ErrorKind::NotFound => HalError::new(
-            HalErrorKind::NotFound,
-            format!("there is no program `{program}`; install it or write its full path"),
-        ),
-        io::ErrorKind::PermissionDenied => HalError::new(
+        io::ErrorKind::PermissionDenied if program.contains('/') || in_path() => HalError::new(
             HalErrorKind::Permission,
             format!("`{program}` may not be run: is it executable for this user?"),
+        ),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => HalError::new(
+            HalErrorKind::NotFound,
+            format!("there is no program `{program}`; install it or write its full path"),
         ),
         _ => HalError::new(HalErrorKind::Io, format!("cannot run `{program}`: {e}")),
     }
