@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
@@ -64,7 +64,8 @@ pub fn open(name: &str, argv: &[String]) -> Result<Running, HalError> {
     let (told, exit) = oneshot::channel();
     let group = Group { child, leader: Pid::from_raw(pid) };
     tokio::spawn(keep(group, program.clone(), stopped, told));
-    tokio::spawn(complaints(name.to_owned(), stderr));
+    let name = name.to_owned();
+    tokio::spawn(complaints(stderr, move |line| log::warn!("port {name}: {line}")));
     Ok(Running { stdout, stdin, exit, ending: None, _stop: stop })
 }
 
@@ -151,21 +152,21 @@ impl Running {
     }
 }
 
-/// Puts the program's complaints into the log, a few lines a minute.
-async fn complaints(name: String, mut stderr: ChildStderr) {
+/// Hands on the program's complaints, a few lines a minute.
+async fn complaints(mut stderr: impl AsyncRead + Unpin, mut say: impl FnMut(String)) {
     let mut ration = Ration::new(Instant::now());
     let mut line = Vec::with_capacity(LINE_MAX);
     let mut buf = [0u8; 1024];
-    let say = |line: &mut Vec<u8>, ration: &mut Ration| {
-        if !line.is_empty() {
-            if let Some(missed) = ration.take(Instant::now()) {
-                if missed > 0 {
-                    log::warn!("port {name}: ({missed} lines were left out)");
-                }
-                log::warn!("port {name}: {}", String::from_utf8_lossy(line).trim_end());
+    let mut end_line = |line: &mut Vec<u8>| {
+        if !line.is_empty()
+            && let Some(missed) = ration.take(Instant::now())
+        {
+            if missed > 0 {
+                say(format!("({missed} lines were left out)"));
             }
-            line.clear();
+            say(String::from_utf8_lossy(line).trim_end().to_owned());
         }
+        line.clear();
     };
     while let Ok(n) = stderr.read(&mut buf).await {
         if n == 0 {
@@ -173,13 +174,13 @@ async fn complaints(name: String, mut stderr: ChildStderr) {
         }
         for &byte in buf.iter().take(n) {
             if byte == b'\n' {
-                say(&mut line, &mut ration);
+                end_line(&mut line);
             } else if line.len() < LINE_MAX {
                 line.push(byte);
             }
         }
     }
-    say(&mut line, &mut ration);
+    end_line(&mut line);
 }
 
 /// How many lines may still be said.
@@ -219,5 +220,13 @@ mod tests {
         assert_eq!((0..100).filter(|_| ration.take(t).is_some()).count(), 10);
         assert_eq!(ration.take(t + WINDOW), Some(90));
         assert_eq!(ration.take(t + WINDOW), Some(0));
+    }
+
+    #[tokio::test]
+    async fn complaints_are_cut_to_lines_of_bounded_length() {
+        let text = format!("one\r\n\n{}\nlast \u{fffd}", "x".repeat(100_000));
+        let mut said = Vec::new();
+        complaints(text.as_bytes(), |line| said.push(line)).await;
+        assert_eq!(said, ["one".to_owned(), "x".repeat(LINE_MAX), "last \u{fffd}".into()]);
     }
 }

@@ -80,6 +80,9 @@ fn open_now(root: &Path, path: &str, line: Line) -> Result<Tty, HalError> {
         // The lock remains. SAFETY: the descriptor is open and the request has no argument.
         unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCNXCL) };
     }
+    if !pseudo && let Some((pid, program)) = holder(path, std::process::id()) {
+        log::warn!("{path} is also open in {program} (pid {pid}), which takes bytes away; {}", advice(&program, path));
+    }
     stream.clear(ClearBuffer::Input).map_err(|e| HalError::new(HalErrorKind::Io, format!("{path}: {e}")))?;
     Ok(Tty { stream, line })
 }
@@ -272,33 +275,35 @@ fn forbidden_words(path: &str, user: &str, group: &str, opens: bool, member: boo
 }
 
 fn held(path: &str) -> HalError {
-    let node = Path::new(path).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let text = match holder(path) {
+    let text = match holder(path, 0) {
         Some((pid, _)) if pid == std::process::id() => format!("{path} is already in use by this gateway"),
-        Some((pid, program)) => {
-            let advice = match program.as_str() {
-                "ModemManager" => "; it probes for modems: sudo systemctl disable --now ModemManager".to_owned(),
-                "agetty" | "login" => format!("; it is a login: sudo systemctl disable --now serial-getty@{node}"),
-                _ => String::new(),
-            };
-            format!("{path} is held by {program} (pid {pid}){advice}")
-        }
-        None => format!(
-            "{path} is held by another program that cannot be seen from here; often it is ModemManager or serial-getty@{node}"
-        ),
+        Some((pid, program)) => format!("{path} is held by {program} (pid {pid}); {}", advice(&program, path)),
+        None => format!("{path} is held by a program that cannot be seen from here; {}", advice("", path)),
     };
     HalError::new(HalErrorKind::Busy, text)
 }
 
-/// Who has the node open, as far as /proc lets us see.
-fn holder(path: &str) -> Option<(u32, String)> {
+/// How to get a port back from a program.
+fn advice(program: &str, path: &str) -> String {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    let node = real.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    match program {
+        "ModemManager" => "it probes for modems: sudo systemctl disable --now ModemManager".into(),
+        "agetty" | "login" => format!("it is a login: sudo systemctl disable --now serial-getty@{node}"),
+        "" => format!("often it is ModemManager or serial-getty@{node}"),
+        _ => "end it, or give it another port".into(),
+    }
+}
+
+/// Who has the node open besides `except`, as far as /proc lets us see.
+fn holder(path: &str, except: u32) -> Option<(u32, String)> {
     let real = fs::canonicalize(path).ok()?;
-    let holds = |pid: u32| {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-        fds.filter_map(Result::ok).any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == real)).then_some(pid)
+    let holds = |pid: &u32| {
+        fs::read_dir(format!("/proc/{pid}/fd"))
+            .is_ok_and(|mut fds| fds.any(|fd| fd.is_ok_and(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == real))))
     };
-    let pids = fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let pid = pids.filter_map(holds).next()?;
+    let mut pids = fs::read_dir("/proc").ok()?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let pid = pids.find(|pid| *pid != except && holds(pid))?;
     let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     Some((pid, program.trim_end().to_owned()))
 }

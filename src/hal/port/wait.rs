@@ -142,3 +142,20 @@ impl Watcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_tty_of_any_name_ends_the_wait_and_other_nodes_do_not() {
+        let dev = tempfile::tempdir().unwrap();
+        let mut wait = std::pin::pin!(any_tty(dev.path()));
+        let mut poll = async || tokio::time::timeout(Duration::from_millis(50), wait.as_mut()).await;
+        assert!(poll().await.is_err());
+        std::fs::write(dev.path().join("sda"), "").unwrap();
+        assert!(poll().await.is_err());
+        std::fs::write(dev.path().join("ttyACM3"), "").unwrap();
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("nothing woke it").unwrap();
+    }
+}

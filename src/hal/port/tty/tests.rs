@@ -58,7 +58,13 @@ fn the_program_that_holds_a_port_is_named() {
     other.kill().unwrap();
     other.wait().unwrap();
     assert_eq!(e.kind, HalErrorKind::Busy);
-    assert_eq!(e.text, format!("{path} is held by sleep (pid {pid})"));
+    assert_eq!(e.text, format!("{path} is held by sleep (pid {pid}); end it, or give it another port"));
+}
+
+#[test]
+fn the_usual_holders_come_with_their_cure() {
+    assert!(advice("agetty", "/dev/ttyAMA0").ends_with("disable --now serial-getty@ttyAMA0"));
+    assert!(advice("ModemManager", "/dev/ttyUSB0").ends_with("disable --now ModemManager"));
 }
 
 #[test]
