@@ -190,7 +190,7 @@ impl AsyncRead for Stream {
                 Poll::Ready(Ok(()))
             }
             Err(e) if is_end(&e) => {
-                self.end(format!("{why} ({e})"));
+                self.end(format!("the connection broke: {e}"));
                 Poll::Ready(Ok(()))
             }
             Err(e) => Poll::Ready(Err(e)),

@@ -36,7 +36,7 @@ fn refused(host_port: &str, e: &io::Error) -> HalError {
     HalError::new(kind, text)
 }
 
-/// After 2 s of silence a probe each second; three unanswered ones, or 5 s without an acknowledgement, end it.
+/// After 2 s of silence a probe each second; 4 s without an answer or an acknowledgement end it.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     let set = |level: libc::c_int, name: libc::c_int, value: libc::c_int| {
         // SAFETY: the descriptor is open for as long as `stream` lives and the option is an int of the given size.
@@ -54,6 +54,6 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 2)?;
     set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1)?;
-    set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3)?;
-    set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 5000)
+    set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 2)?;
+    set(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 4000)
 }
