@@ -4,7 +4,7 @@
 //! The frame is the decoded content; `max` counts that. The rest of a frame that was under way when the port was opened
 //! seldom decodes, so it is dropped without being counted; only a check makes sure.
 
-use super::{Cut, Found, FrameMap, Framing, Joined};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined};
 use crate::codec::{KeyError, Reason};
 
 struct Cobs {
@@ -66,7 +66,8 @@ impl Framing for Cobs {
         if self.out.len() > self.max {
             return Cut::Bad { reason: Reason::TooLong, used, extent: used };
         }
-        Cut::Frame { found: Found::Decoded, used, again: used, first: false }
+        let doubt = if unsure { Doubt::Slight } else { Doubt::None };
+        Cut::Frame { found: Found::Decoded, used, again: used, doubt }
     }
     fn shift(&mut self, n: usize) {
         self.scanned = self.scanned.saturating_sub(n);

@@ -5,7 +5,7 @@
 
 use memchr::memmem::Finder;
 
-use super::{Cut, Found, FrameMap, Framing, Joined};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined};
 use crate::codec::{KeyError, Reason};
 
 struct Delimiter {
@@ -79,10 +79,11 @@ impl Framing for Delimiter {
             return Cut::Skip(used);
         }
         let first = ahead == Ahead::Unsure;
+        let doubt = if first { Doubt::Strong } else { Doubt::None };
         match end > self.max {
             true if first => Cut::Drop(used),
             true => Cut::Bad { reason: Reason::TooLong, used, extent: used },
-            false => Cut::Frame { found: Found::Here(0..end), used, again: used, first },
+            false => Cut::Frame { found: Found::Here(0..end), used, again: used, doubt },
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Cut, Found, FrameMap, Framing, Joined};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined};
 use crate::codec::{KeyError, Reason};
 
 struct Gap {
@@ -47,7 +47,7 @@ impl Framing for Gap {
         self.rest = false;
         match buf.len() {
             0 => Cut::More,
-            n => Cut::Frame { found: Found::Here(0..n), used: n, again: n, first: false },
+            n => Cut::Frame { found: Found::Here(0..n), used: n, again: n, doubt: Doubt::None },
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use memchr::memmem::Finder;
 
-use super::{Cut, Found, FrameMap, Framing, Joined, find_start, start_mark};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined, find_start, start_mark};
 use crate::codec::KeyError;
 
 struct Length {
@@ -33,7 +33,7 @@ impl Framing for Length {
             Err(0) => Cut::More,
             Err(n) => Cut::Drop(n),
             Ok(0) if buf.len() < self.length => Cut::More,
-            Ok(0) => Cut::Frame { found: Found::Here(0..self.length), used: self.length, again: 1, first: false },
+            Ok(0) => Cut::Frame { found: Found::Here(0..self.length), used: self.length, again: 1, doubt: Doubt::None },
             Ok(n) => Cut::Drop(n),
         }
     }

@@ -6,7 +6,7 @@
 
 use memchr::memmem::Finder;
 
-use super::{Cut, Found, FrameMap, Framing, Joined, find_start, start_mark};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined, find_start, start_mark};
 use crate::codec::{KeyError, Reason};
 
 struct Marks {
@@ -76,7 +76,7 @@ impl Framing for Marks {
         } else if used > buf.len() {
             Cut::More
         } else {
-            Cut::Frame { found: Found::Here(0..used), used, again: 1, first: false }
+            Cut::Frame { found: Found::Here(0..used), used, again: 1, doubt: Doubt::None }
         }
     }
     fn shift(&mut self, n: usize) {

@@ -202,8 +202,8 @@ enum Cut {
         used: usize,
         /// Bytes that are done with if its check fails.
         again: usize,
-        /// It may have begun before the port was opened: if its check fails, or there is none, it is dropped.
-        first: bool,
+        /// Whether it may have begun before the port was opened.
+        doubt: Doubt,
     },
     /// A frame that cannot be one.
     Bad {
@@ -214,6 +214,17 @@ enum Cut {
         /// Bytes that were taken for the frame; what else goes wrong in them is not told again.
         extent: usize,
     },
+}
+
+/// Whether a frame may have begun before the port was opened: then a bad check is no fault and it is only dropped.
+#[derive(Clone, Copy, PartialEq)]
+enum Doubt {
+    /// It began here.
+    None,
+    /// It may have; without a check it is believed all the same.
+    Slight,
+    /// It may have; without a check it is dropped.
+    Strong,
 }
 
 /// Where a frame is.
@@ -572,7 +583,7 @@ impl Framer {
                 self.refuse(reason, &rest[..extent], &rest[..used], sink);
                 used
             }
-            Cut::Frame { found, used, again, first } => {
+            Cut::Frame { found, used, again, doubt } => {
                 let used = used.min(rest.len());
                 let frame = match &found {
                     Found::Here(range) => rest.get(range.clone()).unwrap_or(&[]),
@@ -583,7 +594,7 @@ impl Framer {
                     None => Ok(()),
                 };
                 match verdict {
-                    Ok(()) if first && self.check.is_none() => {
+                    Ok(()) if doubt == Doubt::Strong && self.check.is_none() => {
                         sink(Event::Dropped(&rest[..used]));
                         used
                     }
@@ -593,7 +604,7 @@ impl Framer {
                         self.told = 0;
                         return used;
                     }
-                    Err(_) if first => {
+                    Err(_) if doubt != Doubt::None => {
                         sink(Event::Dropped(&rest[..used]));
                         used
                     }

@@ -3,7 +3,7 @@
 //! The checksum, the exclusive or of all bytes between `$` and `*`, must be there and be right. `$` and `*hh` stay in
 //! the frame, the line end does not. A `$` inside a sentence begins a new one: the first lost its end.
 
-use super::{Cut, Found, FrameMap, Framing, Joined};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined};
 use crate::codec::check::verify_nmea;
 use crate::codec::{KeyError, Reason};
 
@@ -23,7 +23,8 @@ impl Framing for Nmea {
         if line_ends > 0 {
             return Cut::Skip(line_ends);
         }
-        match memchr::memchr2(b'$', b'!', buf) {
+        // line ends are nobody's loss, not even those of garbage
+        match buf.iter().position(|b| matches!(b, b'$' | b'!' | b'\r' | b'\n')) {
             Some(0) => {}
             Some(n) => return Cut::Drop(n),
             None => return Cut::Drop(buf.len()),
@@ -46,7 +47,7 @@ impl Framing for Nmea {
             return Cut::Bad { reason: Reason::TooLong, used: 1, extent: end };
         }
         match verify_nmea(&buf[..end]) {
-            Ok(()) => Cut::Frame { found: Found::Here(0..end), used: end, again: 1, first: false },
+            Ok(()) => Cut::Frame { found: Found::Here(0..end), used: end, again: 1, doubt: Doubt::None },
             Err(reason) => Cut::Bad { reason, used: 1, extent: end },
         }
     }

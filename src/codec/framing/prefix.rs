@@ -6,7 +6,7 @@
 
 use memchr::memmem::Finder;
 
-use super::{Cut, Found, FrameMap, Framing, Joined, Width, find_start, start_mark};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined, Width, find_start, start_mark};
 use crate::codec::{KeyError, Reason};
 
 struct Prefix {
@@ -53,7 +53,7 @@ impl Framing for Prefix {
             Ok(total) if total < self.least => Cut::Bad { reason: Reason::Length, used: 1, extent: 1 },
             Ok(total) if total > self.max => Cut::Bad { reason: Reason::TooLong, used: 1, extent: 1 },
             Ok(total) if total > buf.len() => Cut::More,
-            Ok(total) => Cut::Frame { found: Found::Here(0..total), used: total, again: 1, first: false },
+            Ok(total) => Cut::Frame { found: Found::Here(0..total), used: total, again: 1, doubt: Doubt::None },
             Err(_) => Cut::Bad { reason: Reason::Length, used: 1, extent: 1 },
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The frame is the decoded content; `max` counts that.
 
-use super::{Cut, Found, FrameMap, Framing, Joined};
+use super::{Cut, Doubt, Found, FrameMap, Framing, Joined};
 use crate::codec::{KeyError, Reason};
 
 const END: u8 = 0xc0;
@@ -66,9 +66,10 @@ impl Framing for Slip {
         if end == 0 {
             return Cut::Skip(used);
         }
+        let doubt = if unsure { Doubt::Strong } else { Doubt::None };
         let reason = match decode(&buf[..end], &mut self.out) {
             true if self.out.len() <= self.max => {
-                return Cut::Frame { found: Found::Decoded, used, again: used, first: unsure };
+                return Cut::Frame { found: Found::Decoded, used, again: used, doubt };
             }
             true => Reason::TooLong,
             false => Reason::Encoding,
