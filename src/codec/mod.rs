@@ -16,6 +16,8 @@ pub mod check;
 pub mod decode;
 pub mod framing;
 pub mod pipeline;
+#[cfg(test)]
+mod properties;
 
 use std::fmt;
 

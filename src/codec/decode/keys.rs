@@ -158,29 +158,50 @@ pub enum FieldType {
 /// How a number is written: sign, bits, byte order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say all")]
 pub enum As {
+    /// 8 bits, unsigned.
     U8,
+    /// 8 bits, signed.
     I8,
+    /// 16 bits, unsigned, high byte first.
     U16be,
+    /// 16 bits, unsigned, low byte first.
     U16le,
+    /// 16 bits, signed, high byte first.
     I16be,
+    /// 16 bits, signed, low byte first.
     I16le,
+    /// 24 bits, unsigned, high byte first.
     U24be,
+    /// 24 bits, unsigned, low byte first.
     U24le,
+    /// 24 bits, signed, high byte first.
     I24be,
+    /// 24 bits, signed, low byte first.
     I24le,
+    /// 32 bits, unsigned, high byte first.
     U32be,
+    /// 32 bits, unsigned, low byte first.
     U32le,
+    /// 32 bits, signed, high byte first.
     I32be,
+    /// 32 bits, signed, low byte first.
     I32le,
+    /// 64 bits, unsigned, high byte first.
     U64be,
+    /// 64 bits, unsigned, low byte first.
     U64le,
+    /// 64 bits, signed, high byte first.
     I64be,
+    /// 64 bits, signed, low byte first.
     I64le,
+    /// 32 bits, IEEE 754, high byte first.
     F32be,
+    /// 32 bits, IEEE 754, low byte first.
     F32le,
+    /// 64 bits, IEEE 754, high byte first.
     F64be,
+    /// 64 bits, IEEE 754, low byte first.
     F64le,
 }
 

@@ -11,7 +11,7 @@ use crate::model::Value;
 /// What separates pairs.
 enum Split {
     One(u8),
-    Many(memmem::Finder<'static>),
+    Many(Box<memmem::Finder<'static>>),
     /// Any of `;`, `,` and white space.
     Usual,
 }
@@ -35,7 +35,7 @@ pub(super) fn build(keys: &DecodeKeys, wants: &[Want<'_>]) -> Result<Box<dyn Kin
             ]);
         }
         Some([one]) => Split::One(*one),
-        Some(pair) => Split::Many(memmem::Finder::new(pair).into_owned()),
+        Some(pair) => Split::Many(Box::new(memmem::Finder::new(pair).into_owned())),
     };
     Ok(Box::new(KeyValue {
         split,

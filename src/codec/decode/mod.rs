@@ -73,23 +73,46 @@ trait Kind: Send {
 /// A decoder's constructor: from its keys and the wanted fields, whose order gives their slots.
 type Build = fn(&DecodeKeys, &[Want<'_>]) -> Result<Box<dyn Kind>, Vec<KeyError>>;
 
-/// The decoders: name, the keys of `decode` that go with it, the keys of a point that go with it, and what makes it.
-const DECODERS: &[(DecodeType, &str, &[&str], &[&str], Build)] = &[
-    (DecodeType::Keyvalue, "keyvalue", &["pair", "assign"], &["field"], keyvalue::build),
-    (DecodeType::Csv, "csv", &["columns", "separator"], &["field"], csv::build),
-    (DecodeType::Regex, "regex", &["pattern"], &["field"], regex::build),
-    (DecodeType::Json, "json", &[], &["field"], json::build),
-    (DecodeType::Nmea, "nmea", &[], &["field"], nmea::build),
-    (DecodeType::Binary, "binary", &[], &["at", "as", "bcd", "bytes", "text", "bit", "bits", "endian"], binary::build),
-    (
-        DecodeType::Tlv,
-        "tlv",
-        &["at", "tag", "length"],
-        &["tag", "as", "bcd", "bytes", "text", "bit", "bits", "endian"],
-        tlv::build,
-    ),
-    (DecodeType::Text, "text", &[], &[], text::build_text),
-    (DecodeType::Raw, "raw", &[], &[], text::build_raw),
+/// One line of the list of decoders.
+struct Entry {
+    kind: DecodeType,
+    name: &'static str,
+    /// The keys of `decode` that go with it.
+    keys: &'static [&'static str],
+    /// The keys of a point that go with it.
+    point: &'static [&'static str],
+    build: Build,
+}
+
+/// The decoders.
+const DECODERS: &[Entry] = &[
+    Entry {
+        kind: DecodeType::Keyvalue,
+        name: "keyvalue",
+        keys: &["pair", "assign"],
+        point: &["field"],
+        build: keyvalue::build,
+    },
+    Entry { kind: DecodeType::Csv, name: "csv", keys: &["columns", "separator"], point: &["field"], build: csv::build },
+    Entry { kind: DecodeType::Regex, name: "regex", keys: &["pattern"], point: &["field"], build: regex::build },
+    Entry { kind: DecodeType::Json, name: "json", keys: &[], point: &["field"], build: json::build },
+    Entry { kind: DecodeType::Nmea, name: "nmea", keys: &[], point: &["field"], build: nmea::build },
+    Entry {
+        kind: DecodeType::Binary,
+        name: "binary",
+        keys: &[],
+        point: &["at", "as", "bcd", "bytes", "text", "bit", "bits", "endian"],
+        build: binary::build,
+    },
+    Entry {
+        kind: DecodeType::Tlv,
+        name: "tlv",
+        keys: &["at", "tag", "length"],
+        point: &["tag", "as", "bcd", "bytes", "text", "bit", "bits", "endian"],
+        build: tlv::build,
+    },
+    Entry { kind: DecodeType::Text, name: "text", keys: &[], point: &[], build: text::build_text },
+    Entry { kind: DecodeType::Raw, name: "raw", keys: &[], point: &[], build: text::build_raw },
 ];
 
 /// One value of one point.
@@ -137,12 +160,14 @@ impl Decoder {
         let mut errors = Vec::new();
         let mut wants: Vec<Want<'_>> = Vec::new();
         let no_keys = FieldKeys::default();
-        let Some((kind, name, own, of_points, build)) = DECODERS.iter().find(|(kind, ..)| *kind == keys.kind) else {
+        let Some(Entry { kind, name, keys: own, point: of_points, build }) =
+            DECODERS.iter().find(|entry| entry.kind == keys.kind)
+        else {
             return Err(vec![KeyError::new("decode.type", "there is no such decoder")]);
         };
         for stray in keys.written().into_iter().filter(|key| !own.contains(key)) {
             let text = format!("`{stray}` does not go with `type: {name}`");
-            errors.push(KeyError::new(format!("decode.{stray}"), text).help(owner_of(stray, |d| d.2)));
+            errors.push(KeyError::new(format!("decode.{stray}"), text).help(owner_of(stray, |d| d.keys)));
         }
         let gate = gate(keys.only.as_ref(), "decode.match", *kind, &no_keys, &mut wants, &mut errors);
         let mut ready = Vec::with_capacity(points.len());
@@ -150,7 +175,7 @@ impl Decoder {
             let path = format!("points.{point}");
             for stray in field.written().into_iter().filter(|key| !of_points.contains(key)) {
                 let text = format!("`{stray}` does not go with `type: {name}`");
-                errors.push(KeyError::new(format!("{path}.{stray}"), text).help(owner_of(stray, |d| d.3)));
+                errors.push(KeyError::new(format!("{path}.{stray}"), text).help(owner_of(stray, |d| d.point)));
             }
             let gate = gate_of(field, &path, *kind, &no_keys, &mut wants, &mut errors);
             let pattern = match field.pattern.as_deref().map(compile).transpose() {
@@ -238,15 +263,13 @@ impl Pattern {
 }
 
 /// Says which decoder a stray key belongs to.
-fn owner_of(
-    key: &str,
-    keys_of: impl Fn(
-        &(DecodeType, &str, &'static [&'static str], &'static [&'static str], Build),
-    ) -> &'static [&'static str],
-) -> String {
+fn owner_of(key: &str, keys_of: impl Fn(&Entry) -> &'static [&'static str]) -> String {
     let owners: Vec<String> =
-        DECODERS.iter().filter(|d| keys_of(d).contains(&key)).map(|d| format!("`type: {}`", d.1)).collect();
-    format!("leave it out; it goes with {}", owners.join(", "))
+        DECODERS.iter().filter(|d| keys_of(d).contains(&key)).map(|d| format!("`type: {}`", d.name)).collect();
+    match owners.as_slice() {
+        [] => "leave it out".to_owned(),
+        _ => format!("leave it out; it goes with {}", owners.join(", ")),
+    }
 }
 
 fn compile(pattern: &str) -> Result<Regex, String> {
