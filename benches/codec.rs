@@ -15,7 +15,7 @@ fn pipeline(frame: &str, check: Option<&str>, decode: &str, points: &[(&str, &st
     let points: Vec<(&str, FieldKeys)> =
         points.iter().map(|(name, keys)| (*name, serde_json::from_str(keys).expect("point"))).collect();
     let points: Vec<(&str, &FieldKeys)> = points.iter().map(|(name, keys)| (*name, keys)).collect();
-    Pipeline::new(&frame, check.as_ref(), &decode, &points).ok().expect("keys that go together")
+    Pipeline::new(&frame, check.as_ref(), &decode, &points).expect("keys that go together")
 }
 
 /// Feeds reads of 512 bytes, as a serial port gives them; returns readings and bytes lost.

@@ -82,10 +82,29 @@ fn run(config: &Config, steps: &[Step], sizes: &[usize]) -> Vec<String> {
     lines
 }
 
+/// What the schemas say against a configuration.
+fn not_in_schema(config: &serde_json::Value) -> Vec<String> {
+    let judge = |schema: schemars::Schema, value: &serde_json::Value| {
+        let validator = jsonschema::validator_for(schema.as_value()).unwrap();
+        validator.iter_errors(value).map(|error| error.to_string()).collect::<Vec<_>>()
+    };
+    let mut errors = judge(schemars::schema_for!(FrameKeys), &config["frame"]);
+    if let Some(check) = config.get("check") {
+        errors.extend(judge(schemars::schema_for!(CheckKeys), check));
+    }
+    errors.extend(judge(schemars::schema_for!(DecodeKeys), &config["decode"]));
+    for point in config["points"].as_object().unwrap().values() {
+        errors.extend(judge(schemars::schema_for!(FieldKeys), point));
+    }
+    errors
+}
+
 fn case(dir: &Path) {
     let name = dir.file_name().unwrap().to_string_lossy().into_owned();
     let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_else(|e| panic!("{name}/{file}: {e}"));
     let config: Config = serde_yaml::from_str(&read("config.yaml")).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let written: serde_json::Value = serde_yaml::from_str(&read("config.yaml")).unwrap();
+    assert_eq!(not_in_schema(&written), Vec::<String>::new(), "{name}: the schema refuses what the code takes");
     let steps = steps(&read("input"));
     let expected: Vec<String> =
         read("expected").lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect();
@@ -109,4 +128,12 @@ fn every_instrument_is_understood_however_its_bytes_are_split() {
         }
     }
     assert!(failed.is_empty(), "failed: {:?}", failed.keys().collect::<Vec<_>>());
+}
+
+#[test]
+fn the_schema_refuses_unknown_keys_and_words() {
+    let wrong = serde_json::json!({
+        "frame": { "delimitre": ";" }, "check": { "sum": "u9" }, "decode": { "type": "keyvalu" }, "points": { "p": { "as": "u16" } }
+    });
+    assert_eq!(not_in_schema(&wrong).len(), 4);
 }

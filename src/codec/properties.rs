@@ -56,7 +56,7 @@ fn feed(framer: &mut Framer, mut bytes: &[u8], sizes: &[usize]) -> (Vec<Vec<u8>>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn frames_and_losses_do_not_depend_on_how_the_stream_is_split(
@@ -256,4 +256,32 @@ fn keys_that_do_not_go_together_are_told_with_their_place() {
     }
     let near = Framer::new(&serde_json::from_str(r#"{"gap": "20ms"}"#).unwrap(), Some(&CheckKeys::default()));
     assert_eq!(near.err().unwrap()[0].path, "check");
+}
+
+#[test]
+fn braces_may_be_marks_of_json_frames() {
+    let point = FieldKeys::default();
+    for (frame, check, stream) in [
+        (r#"{"start": "{", "end": "}"}"#, None, &b"xx{\"t\":7}\r\n"[..]),
+        (r#"{"start": "02", "end": "03"}"#, None, b"\x02{\"t\":7}\x03"),
+        (r#"{"delimiter": "\n"}"#, Some(r#"{"xor": "u8", "as": "hex", "over": [0, -3]}"#), b"{\"t\":7}*7f\n"),
+    ] {
+        let keys = serde_json::from_str(r#"{"type": "json"}"#).unwrap();
+        let check: Option<CheckKeys> = check.map(|check| serde_json::from_str(check).unwrap());
+        let frame = serde_json::from_str(frame).unwrap();
+        let mut pipeline = Pipeline::new(&frame, check.as_ref(), &keys, &[("t", &point)]).unwrap();
+        let mut values = Vec::new();
+        pipeline.push(stream, &mut |output| match output {
+            Output::Frame { readings, .. } => values.append(readings),
+            Output::Rejected { reason, .. } => panic!("{reason}"),
+            _ => {}
+        });
+        assert_eq!(values, [Decoded { point: 0, value: crate::model::Value::Number(7.0), bad: false }]);
+    }
+}
+
+#[test]
+fn a_pipeline_may_live_in_any_task() {
+    fn goes_anywhere<T: Send + 'static>() {}
+    goes_anywhere::<Pipeline>();
 }

@@ -75,7 +75,7 @@ fn leaves(node: &Json, path: &mut String, visit: &mut dyn FnMut(&str, Value)) {
 
 impl Kind for ByPath {
     fn parse(&mut self, frame: &Frame<'_>) -> Result<(), Reason> {
-        let text = trim_noise(frame.text());
+        let text = trim_noise(frame.json());
         // a broken byte inside a string is no reason to lose the numbers beside it
         let root = match std::str::from_utf8(text) {
             Ok(text) => serde_json::from_str(text),

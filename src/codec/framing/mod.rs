@@ -194,6 +194,8 @@ pub struct Frame<'a> {
     pub bytes: &'a [u8],
     /// Where its content is, without marks and check; see [`Frame::text`].
     body: Range<usize>,
+    /// Where the check, and what separates it, begins.
+    checked: usize,
     /// Where its content ends, if marks and check are taken off whatever they look like.
     data_end: usize,
 }
@@ -201,12 +203,19 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// A frame without marks and check.
     pub fn plain(bytes: &'a [u8]) -> Frame<'a> {
-        Frame { bytes, body: 0..bytes.len(), data_end: bytes.len() }
+        Frame { bytes, body: 0..bytes.len(), checked: bytes.len(), data_end: bytes.len() }
     }
     /// What `keyvalue` and `csv` read: the frame without its check, what separates that from the rest (`*`), and marks
     /// that are no letters or digits (a mark like `PID` is a word of the text).
     pub fn text(&self) -> &'a [u8] {
         self.bytes.get(self.body.clone()).unwrap_or(self.bytes)
+    }
+    /// What `json` reads: like [`Frame::text`], but braces are never taken for marks.
+    pub fn json(&self) -> &'a [u8] {
+        match self.bytes.get(..self.checked) {
+            Some(bytes @ [b'{' | b'[', ..]) => bytes,
+            _ => self.text(),
+        }
     }
     /// Offset behind the last byte that is neither check nor end mark.
     pub fn data_end(&self) -> usize {
@@ -473,6 +482,7 @@ fn dress<'a>(framing: &dyn Framing, check: Option<&Check>, bytes: &'a [u8]) -> F
         body = check.body(bytes);
         data_end = data_end.min(check.position(bytes.len()).unwrap_or(data_end));
     }
+    let checked = body.end;
     if !end.is_empty() && bytes[..data_end].ends_with(end) {
         data_end -= end.len();
     }
@@ -482,7 +492,7 @@ fn dress<'a>(framing: &dyn Framing, check: Option<&Check>, bytes: &'a [u8]) -> F
     if super::bytes::is_bare_mark(end) && bytes[body.clone()].ends_with(end) {
         body.end -= end.len();
     }
-    Frame { bytes, body, data_end }
+    Frame { bytes, body, checked, data_end }
 }
 
 /// Whether `keys` name a start mark that is not longer than the frame may be.
