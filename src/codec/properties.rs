@@ -36,7 +36,7 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
         2 => prop::sample::select(b"\r\n$*!,:;=ab0123".to_vec()),
         2 => prop::sample::select(vec![0u8, 1, 2, 3, 5, 0x7e, 0xaa, 0xc0, 0xdb, 0xdc, 0xff]),
     ];
-    prop::collection::vec(byte, 0..600)
+    prop::collection::vec(byte, 0..300)
 }
 
 /// Pushes in pieces; returns the frames and the number of bytes told as lost.

@@ -46,7 +46,21 @@ pub(super) fn build(keys: &DecodeKeys, wants: &[Want<'_>]) -> Result<Box<dyn Kin
     }))
 }
 
+fn is_usual(byte: u8) -> bool {
+    matches!(byte, b';' | b',') || byte.is_ascii_whitespace()
+}
+
 impl KeyValue {
+    /// Where the first pair ends. A comma before digits alone is no end: 21,5 is one number in half of Europe.
+    fn usual_end(&self, text: &[u8]) -> Option<usize> {
+        let ends_pair = |comma: usize| {
+            let word = text.get(comma + 1..).unwrap_or(&[]);
+            let word = word.get(..word.iter().position(|b| is_usual(*b)).unwrap_or(word.len())).unwrap_or(&[]);
+            word.is_empty() || self.assign.find(word).is_some()
+        };
+        (0..text.len()).find(|at| is_usual(text[*at]) && (text[*at] != b',' || ends_pair(*at)))
+    }
+
     /// Calls with the name and the range of the value of each pair.
     fn pairs<'t>(&self, text: &'t [u8], mut each: impl FnMut(&'t [u8], Range<usize>)) {
         let mut from = 0;
@@ -55,7 +69,7 @@ impl KeyValue {
             let (end, gap) = match &self.split {
                 Split::One(byte) => (memchr::memchr(*byte, rest), 1),
                 Split::Many(finder) => (finder.find(rest), finder.needle().len()),
-                Split::Usual => (rest.iter().position(|b| matches!(b, b';' | b',') || b.is_ascii_whitespace()), 1),
+                Split::Usual => (self.usual_end(rest), 1),
             };
             let end = end.unwrap_or(rest.len());
             let pair = &rest[..end];
