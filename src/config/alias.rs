@@ -81,7 +81,7 @@ fn swap(
     if let Some((place, typed)) = first {
         problems.push(
             Problem::error(Some(entry.place), format!("`{other}` says the same as `{typed}`, which is given too"))
-                .related(Some(place), "first given here")
+                .related(Some(place), "also given here")
                 .help(format!("keep `{ours}` and remove the other")),
         );
         entries.remove(at);

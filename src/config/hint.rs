@@ -105,8 +105,11 @@ pub fn near<'a>(typed: &str, words: impl IntoIterator<Item = &'a str>) -> Option
             far if length >= 3 && far > 1 && (typed.starts_with(&other) || other.starts_with(&typed)) => 2,
             distance => distance,
         };
+        let begins = typed.starts_with(&other) || other.starts_with(&typed);
         let allowed = match length {
-            0..=2 => 0,
+            0..=1 => 0,
+            // `of` for off, `upp` for up
+            2 => usize::from(begins),
             3..=5 => 1,
             6..=8 => 2,
             _ => 3,
@@ -201,7 +204,8 @@ mod tests {
             ("debounc", Some("debounce")),
             ("debonuce", Some("debounce")),
             ("Debounce", Some("debounce")),
-            ("pi", None),
+            ("pi", Some("pin")),
+            ("pa", None),
             ("pins", Some("pin")),
             ("retained", Some("retain")),
             ("invert", Some("inverted")),

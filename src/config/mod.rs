@@ -75,7 +75,7 @@ pub fn load(bytes: &[u8], env: env::Env, words: &Vocabulary) -> Loaded {
     match source::decode(bytes) {
         Ok(text) => loaded.text = text,
         Err((text, problem)) => {
-            return Loaded { text, problems: vec![problem], ..loaded };
+            return Loaded { text, problems: vec![*problem], ..loaded };
         }
     }
     let parsed = tree::parse(&loaded.text);
@@ -97,13 +97,19 @@ pub fn load(bytes: &[u8], env: env::Env, words: &Vocabulary) -> Loaded {
 impl Loaded {
     /// Puts the problems in the order of the file, once each and without secrets.
     fn tidy(mut self) -> Loaded {
+        self.problems.sort_by_key(|p| p.place);
+        self.problems.dedup();
+        let found = self.problems.len();
+        self.problems.truncate(walk::MAX_PROBLEMS);
         let masks = mask::Masks::of(&self.text);
         for problem in &mut self.problems {
             problem.text = masks.clean(&problem.text);
             problem.help = problem.help.take().map(|help| masks.clean(&help));
         }
-        self.problems.sort_by_key(|p| p.place);
-        self.problems.dedup();
+        if found > walk::MAX_PROBLEMS {
+            let text = format!("too many problems; these are the first {} of {found} or more", walk::MAX_PROBLEMS);
+            self.problems.push(Problem::error(None, text));
+        }
         self
     }
 }

@@ -75,6 +75,7 @@ pub struct Mqtt {
     /// Longest silence before a ping; default 30s, at least 5s.
     pub keep_alive: Option<Span>,
     /// Unacknowledged publishes at a time, 1 to 1000; default 64.
+    #[schemars(range(min = 1, max = 1000))]
     pub in_flight: Option<u16>,
     /// How long the broker keeps our commands while we are away; default 0s: not at all.
     pub session_expiry: Option<Span>,

@@ -17,7 +17,7 @@ const WIDTH: usize = 110;
 /// All problems in the order of the file, each with its line and a caret. `file` as it was typed.
 pub fn render(problems: &[Problem], file: &str, text: &str, color: bool) -> String {
     let masks = Masks::of(text);
-    let lines: Vec<&str> = tree::lines(text).collect();
+    let mut source = Source { lines: tree::lines(text).collect(), masks: &masks, last: (0, Vec::new(), Vec::new()) };
     let paint = |code: &'static str| if color { (code, "\x1b[0m") } else { ("", "") };
     let file = harmless(file);
     let mut out = String::new();
@@ -31,7 +31,7 @@ pub fn render(problems: &[Problem], file: &str, text: &str, color: bool) -> Stri
         let text = harmless(&masks.clean(&problem.text));
         let _ = writeln!(out, "{bold}{}{plain} {on}{word}:{off} {bold}{text}{plain}", location(&file, problem.place));
         if let Some(place) = problem.place {
-            excerpt(&mut out, place, &lines, &masks, (on, off));
+            source.excerpt(&mut out, place, (on, off));
         }
         if let Some(help) = &problem.help {
             let (on, off) = paint("\x1b[36m");
@@ -41,7 +41,7 @@ pub fn render(problems: &[Problem], file: &str, text: &str, color: bool) -> Stri
             let (on, off) = paint("\x1b[32m");
             let text = harmless(&masks.clean(text));
             let _ = writeln!(out, "{} {on}note:{off} {text}", location(&file, Some(*place)));
-            excerpt(&mut out, *place, &lines, &masks, (on, off));
+            source.excerpt(&mut out, *place, (on, off));
         }
     }
     out
@@ -93,42 +93,63 @@ struct Glyph {
     marked: bool,
 }
 
-/// The line of a place with a caret under it.
-fn excerpt(out: &mut String, place: Place, lines: &[&str], masks: &Masks, (on, off): (&str, &str)) {
-    let Some(line) = lines.get(place.line.wrapping_sub(1)) else { return };
-    let hidden = masks.ranges(place.line, line);
-    let marks = place.col - 1..place.col - 1 + place.len.max(1);
-    let mut glyphs: Vec<Glyph> = Vec::new();
-    for (i, c) in line.chars().enumerate() {
-        match hidden.iter().find(|(a, b)| *a <= i && i < *b) {
-            Some((a, _)) if *a == i => glyphs.push(Glyph { shown: STARS.into(), width: 3, marked: marks.contains(&i) }),
-            Some(_) => {
-                if let Some(stars) = glyphs.last_mut() {
-                    stars.marked |= marks.contains(&i);
+/// The source, with the line that was shown last: many problems of a file without line breaks stand in one.
+struct Source<'a> {
+    lines: Vec<&'a str>,
+    masks: &'a Masks,
+    /// Its number, its characters, its hidden ranges.
+    last: (usize, Vec<char>, Vec<(usize, usize)>),
+}
+
+impl Source<'_> {
+    /// The line of a place with a caret under it.
+    fn excerpt(&mut self, out: &mut String, place: Place, (on, off): (&str, &str)) {
+        let Some(line) = self.lines.get(place.line.wrapping_sub(1)) else { return };
+        if self.last.0 != place.line {
+            self.last = (place.line, line.chars().collect(), self.masks.ranges(place.line, line));
+        }
+        let (_, chars, hidden) = &self.last;
+        let marks = place.col.saturating_sub(1)..(place.col - 1).saturating_add(place.len.max(1));
+        // nothing farther away than this is shown
+        let near = marks.start.saturating_sub(2 * WIDTH)..marks.start.saturating_add(2 * WIDTH).min(chars.len());
+        let mut glyphs: Vec<Glyph> = Vec::new();
+        let mut stars = None;
+        for i in near.clone() {
+            let Some(c) = chars.get(i) else { continue };
+            match hidden.iter().find(|(a, b)| *a <= i && i < *b) {
+                Some((a, _)) if stars != Some(*a) => {
+                    stars = Some(*a);
+                    glyphs.push(Glyph { shown: STARS.into(), width: 3, marked: marks.contains(&i) });
+                }
+                Some(_) => {
+                    if let Some(stars) = glyphs.last_mut() {
+                        stars.marked |= marks.contains(&i);
+                    }
+                }
+                None => {
+                    let (shown, width) = glyph(*c);
+                    glyphs.push(Glyph { shown, width, marked: marks.contains(&i) });
                 }
             }
-            None => {
-                let (shown, width) = glyph(c);
-                glyphs.push(Glyph { shown, width, marked: marks.contains(&i) });
-            }
         }
+        if !glyphs.iter().any(|g| g.marked) {
+            glyphs.push(Glyph { shown: " ".into(), width: 1, marked: true });
+        }
+        let (from, to) = window(&glyphs);
+        let left = from > 0 || near.start > 0;
+        let mut text = String::from(if left { "…" } else { "" });
+        let mut carets = String::from(if left { " " } else { "" });
+        for glyph in glyphs.iter().skip(from).take(to - from) {
+            text.push_str(&glyph.shown);
+            carets.extend(std::iter::repeat_n(if glyph.marked { '^' } else { ' ' }, glyph.width));
+        }
+        if to < glyphs.len() || near.end < chars.len() {
+            text.push('…');
+        }
+        let number = place.line.to_string();
+        let _ = writeln!(out, "  {number} | {}", text.trim_end());
+        let _ = writeln!(out, "  {} | {}{on}{}{off}", " ".repeat(number.len()), lead(&carets), carets.trim());
     }
-    if !glyphs.iter().any(|g| g.marked) {
-        glyphs.push(Glyph { shown: " ".into(), width: 1, marked: true });
-    }
-    let (from, to) = window(&glyphs);
-    let mut text = String::from(if from > 0 { "…" } else { "" });
-    let mut carets = String::from(if from > 0 { " " } else { "" });
-    for glyph in glyphs.iter().skip(from).take(to - from) {
-        text.push_str(&glyph.shown);
-        carets.extend(std::iter::repeat_n(if glyph.marked { '^' } else { ' ' }, glyph.width));
-    }
-    if to < glyphs.len() {
-        text.push('…');
-    }
-    let number = place.line.to_string();
-    let _ = writeln!(out, "  {number} | {}", text.trim_end());
-    let _ = writeln!(out, "  {} | {}{on}{}{off}", " ".repeat(number.len()), lead(&carets), carets.trim());
 }
 
 fn lead(carets: &str) -> &str {

@@ -17,13 +17,13 @@ pub const MAX_FILE: usize = 1 << 20;
 const MAX_SECRET: usize = 64 << 10;
 
 /// Reads a configuration file.
-pub fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+pub fn read(path: &Path) -> Result<Vec<u8>, Box<Problem>> {
     read_limited(path, MAX_FILE).map_err(|text| {
         let help = match text.contains("MiB") {
             true => "a configuration is text of a few kilobytes; is this the right file?",
             false => "name a YAML file with `-c FILE`",
         };
-        Problem::error(None, text).help(help)
+        Box::new(Problem::error(None, text).help(help))
     })
 }
 
@@ -70,15 +70,15 @@ fn reason(error: &std::io::Error) -> String {
 }
 
 /// Bytes to text; the error carries what can be shown of it.
-pub(super) fn decode(bytes: &[u8]) -> Result<String, (String, Problem)> {
+pub(super) fn decode(bytes: &[u8]) -> Result<String, (String, Box<Problem>)> {
     if bytes.len() > MAX_FILE {
         let text = too_large("the file", bytes.len() as u64, MAX_FILE);
         let help = "a configuration is text of a few kilobytes; is this the right file?";
-        return Err((String::new(), Problem::error(Some(START), text).help(help)));
+        return Err((String::new(), Box::new(Problem::error(Some(START), text).help(help))));
     }
     let fail = |place, text: &str, help: &str| {
         let shown = String::from_utf8_lossy(bytes.get(..64 << 10).unwrap_or(bytes)).into_owned();
-        Err((shown, Problem::error(Some(place), text).help(help)))
+        Err((shown, Box::new(Problem::error(Some(place), text).help(help))))
     };
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return fail(START, "the file is UTF-16, not UTF-8", "save it as UTF-8 in your editor");
@@ -129,14 +129,16 @@ pub fn read_secret(
     (inline, file): (Option<&Secret>, Option<&str>),
     base: &Path,
     when: When,
-) -> Result<Option<Secret>, Problem> {
+) -> Result<Option<Secret>, Box<Problem>> {
     let file_key = format!("{key}_file");
     let at = |key: &str| places.key(&[section, &[key]].concat());
     let Some(file) = file else { return Ok(inline.cloned()) };
     if inline.is_some() {
-        return Err(Problem::error(at(&file_key), format!("`{key}` and `{file_key}` are both given"))
-            .related(at(key), "first given here")
-            .help("keep one of the two; the file is the safer place"));
+        return Err(Box::new(
+            Problem::error(at(&file_key), format!("`{key}` and `{file_key}` are both given"))
+                .related(at(key), "also given here")
+                .help("keep one of the two; the file is the safer place"),
+        ));
     }
     let place = places.value(&[section, &[file_key.as_str()]].concat());
     let trimmed = read_limited(&base.join(file), MAX_SECRET).and_then(|bytes| {
@@ -150,7 +152,7 @@ pub fn read_secret(
             let mut problem = Problem::error(place, format!("`{file_key}`: {text}"))
                 .help("the file must be there, and readable, where the daemon runs");
             problem.warning = when == When::Check;
-            Err(problem)
+            Err(Box::new(problem))
         }
     }
 }

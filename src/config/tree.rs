@@ -230,8 +230,11 @@ impl<'a> Reader<'a> {
                 (anchor, tag, Node { place, end, kind: Kind::List(items) })
             }
             Event::MappingStart(anchor, tag) => {
-                let (entries, end) = self.entries(depth)?;
-                (anchor, tag, Node { place, end, kind: Kind::Map(entries) })
+                let before = self.problems.len();
+                let (entries, end, whole) = self.entries(depth)?;
+                // what is wrong in it has been said; that keys are missing is no news then
+                let bad = !whole || (entries.is_empty() && self.problems.len() > before);
+                (anchor, tag, Node { place, end, kind: if bad { Kind::Bad } else { Kind::Map(entries) } })
             }
             _ => return self.stop(Problem::error(Some(place), "a value is missing here")),
         };
@@ -249,13 +252,15 @@ impl<'a> Reader<'a> {
         Ok(node)
     }
 
-    fn entries(&mut self, depth: usize) -> Result<(Vec<Entry>, (usize, usize)), Stop> {
+    /// The entries, the place behind them, and whether they are all there is to it.
+    fn entries(&mut self, depth: usize) -> Result<(Vec<Entry>, (usize, usize), bool), Stop> {
+        let mut whole = true;
         let mut entries: Vec<Entry> = Vec::new();
         let mut seen: HashMap<String, Place> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             if matches!(event, Event::MappingEnd) {
-                return Ok((entries, (span.end.line(), span.end.col() + 1)));
+                return Ok((entries, (span.end.line(), span.end.col() + 1), whole));
             }
             let key = self.node(event, span, depth + 1)?;
             let (event, span) = self.next()?;
@@ -275,10 +280,11 @@ impl<'a> Reader<'a> {
             let problem = if text.is_empty() {
                 Problem::error(Some(place), "there is no key before the colon").help("write `key: value`")
             } else if text == "<<" {
+                whole = false;
                 Problem::error(Some(place), "merge keys (`<<`) are not supported")
                     .help("write the keys out; what every point shares goes under `defaults:`")
             } else if let Some(first) = seen.get(&text) {
-                Problem::error(Some(place), format!("`{}` is given twice", cut(&text)))
+                Problem::error(Some(place), format!("{} is given twice", show_key(&text)))
                     .related(Some(*first), "first given here")
                     .help("keep one of the two")
             } else {
@@ -342,6 +348,14 @@ impl<'a> Reader<'a> {
         }
         for line in [here, here.saturating_sub(1)] {
             let Some(text) = at(line) else { continue };
+            if let Some(byte) = bare_variable(text) {
+                let col = text.get(..byte).map_or(0, |s| s.chars().count()) + 1;
+                return Problem::error(
+                    Some(Place { line, col, len: 2 }),
+                    "`${` between braces or brackets needs quotes",
+                )
+                .help("write \"${NAME}\" there");
+            }
             if let Some((key, value)) = glued(text) {
                 let col = text.chars().count() - text.trim_start().chars().count() + 1;
                 let place = Place { line, col, len: key.chars().count() + 1 };
@@ -368,6 +382,23 @@ fn glued(line: &str) -> Option<(&str, &str)> {
     (word && value.chars().next().is_some_and(|c| !c.is_whitespace())).then_some((key, value))
 }
 
+/// Where `${` stands without quotes behind a `{` or `[`, in bytes.
+fn bare_variable(line: &str) -> Option<usize> {
+    let at = line.match_indices("${").map(|(at, _)| at).find(|at| {
+        let before = line.get(..*at).unwrap_or_default();
+        before.ends_with(|c: char| c.is_whitespace() || c == '[' || c == ',')
+    })?;
+    line.get(..at)?.contains(['{', '[']).then_some(at)
+}
+
+/// A key for messages. What is glued to it (`password:x`) is its value, and not shown.
+pub fn show_key(key: &str) -> String {
+    match key.split_once(':') {
+        Some((key, _)) => format!("`{}:…`", cut(key)),
+        None => format!("`{}`", cut(key)),
+    }
+}
+
 /// At most 60 characters of a text, for messages.
 pub fn cut(text: &str) -> String {
     match text.char_indices().nth(60) {
@@ -382,6 +413,7 @@ fn plain_words(info: &str) -> (String, &'static str) {
         ("recursion limit", "nested too deep", "close a bracket or take indentation back"),
         ("tab", "a tab where YAML wants spaces", "replace each tab by two spaces"),
         ("quoted scalar, found unexpected end", "a quote is opened and never closed", "add the closing quote"),
+        ("indentation in quoted", "a quote is opened and not closed on its line", "add the closing quote"),
         (
             "unknown escape",
             "an unknown escape in a text with double quotes",

@@ -60,24 +60,34 @@ pub fn judge(scalar: &Scalar, leaf: &Value, secret: bool) -> Result<Yaml, Wrong>
     if types.is_empty() {
         return Ok(natural(scalar));
     }
-    let number = Some(natural(scalar)).filter(Yaml::is_number);
+    // between braces `${NAME}` needs quotes, which then say nothing about its type
+    let bare = Scalar { plain: scalar.plain || scalar.typed.is_some(), ..scalar.clone() };
+    let number = Some(natural(&bare)).filter(Yaml::is_number);
     if wants("string") {
-        let other = (wants("number") || wants("integer")) && number.is_some();
-        return match (other, number) {
-            (true, Some(number)) => Ok(number),
-            _ if wants("boolean") => Ok(natural(scalar)),
+        return match natural(scalar) {
+            Yaml::Number(n) if wants("number") || wants("integer") => Ok(Yaml::Number(n)),
+            Yaml::Bool(b) if wants("boolean") => Ok(Yaml::Bool(b)),
             _ => string(text, leaf, &shown),
         };
     }
     if wants("integer") || wants("number") {
         return match number {
             Some(n) if wants("number") || n.is_i64() || n.is_u64() => in_range(n, leaf, &shown),
-            Some(_) => Err(Wrong::new(format!("a whole number is wanted, not {shown}"), None)),
+            Some(_) => {
+                let help = format!("write a whole number {}", range(leaf));
+                Err(Wrong::new(format!("a whole number is wanted, not {shown}"), Some(help.trim_end().to_owned())))
+            }
             None => {
                 let bare = Scalar { plain: true, ..scalar.clone() };
                 let quoted = !scalar.plain && natural(&bare).is_number();
-                let help = (quoted && !secret).then(|| format!("write {} without quotes", cut(text)));
-                Err(Wrong::new(format!("{} is wanted, not {}", hint::wanted(&[leaf]), called(scalar, &shown)), help))
+                let help = match quoted && !secret {
+                    true => format!("write {} without quotes", cut(text)),
+                    false => format!("write {} {}", hint::wanted(&[leaf]), range(leaf)).trim_end().to_owned(),
+                };
+                Err(Wrong::new(
+                    format!("{} is wanted, not {}", hint::wanted(&[leaf]), called(scalar, &shown)),
+                    Some(help),
+                ))
             }
         };
     }
@@ -91,7 +101,8 @@ pub fn judge(scalar: &Scalar, leaf: &Value, secret: bool) -> Result<Yaml, Wrong>
 }
 
 fn called(scalar: &Scalar, shown: &str) -> String {
-    match natural(&Scalar { typed: None, ..scalar.clone() }) {
+    match natural(scalar) {
+        _ if shown.starts_with("the value") => shown.to_owned(),
         Yaml::Number(_) => format!("the number {shown}"),
         Yaml::String(_) if scalar.text.contains(['\n', '\r']) => "a text of several lines".to_owned(),
         Yaml::String(_) => format!("the text {shown}"),
@@ -185,7 +196,8 @@ pub fn unknown_word(text: &str, shown: &str, choices: &[String], besides: Option
     Wrong::new(format!("{shown} is not one of {}{besides}", hint::list(words())), Some(help))
 }
 
-fn in_range(number: Yaml, leaf: &Value, shown: &str) -> Result<Yaml, Wrong> {
+/// Lowest and highest number that a leaf takes.
+fn limits(leaf: &Value) -> (Option<f64>, Option<f64>) {
     let get = |key: &str| leaf.get(key).and_then(Value::as_f64);
     let widest = match leaf.get("format").and_then(Value::as_str) {
         Some("uint32") => Some(u32::MAX.into()),
@@ -193,7 +205,12 @@ fn in_range(number: Yaml, leaf: &Value, shown: &str) -> Result<Yaml, Wrong> {
         Some("int32") => Some(i32::MAX.into()),
         _ => None,
     };
-    let (low, high) = (get("minimum"), get("maximum").or(widest));
+    (get("minimum"), get("maximum").or(widest))
+}
+
+fn in_range(number: Yaml, leaf: &Value, shown: &str) -> Result<Yaml, Wrong> {
+    let get = |key: &str| leaf.get(key).and_then(Value::as_f64);
+    let (low, high) = limits(leaf);
     let n = number.as_f64().unwrap_or_default();
     let fits = low.is_none_or(|l| n >= l)
         && high.is_none_or(|h| n <= h)
@@ -202,18 +219,24 @@ fn in_range(number: Yaml, leaf: &Value, shown: &str) -> Result<Yaml, Wrong> {
     if fits {
         return Ok(number);
     }
-    let rule = match (low, high) {
-        (Some(l), Some(h)) if l == h => format!("{l}"),
+    Err(Wrong::new(format!("{shown} is out of range"), Some(format!("write a number {}", range(leaf)))))
+}
+
+/// The limits of a leaf in words; empty where it has none.
+fn range(leaf: &Value) -> String {
+    let get = |key: &str| leaf.get(key).and_then(Value::as_f64);
+    match limits(leaf) {
+        (Some(l), Some(h)) if l == h => format!("equal to {l}"),
         (Some(l), Some(h)) => format!("from {l} to {h}"),
-        (Some(l), None) => format!("{l} or more"),
-        (None, Some(h)) => format!("{h} or less"),
+        (Some(l), None) => format!("not less than {l}"),
+        (None, Some(h)) => format!("not more than {h}"),
         (None, None) => match (get("exclusiveMinimum"), get("exclusiveMaximum")) {
             (Some(l), Some(h)) => format!("between {l} and {h}"),
             (Some(l), None) => format!("more than {l}"),
-            (_, h) => format!("less than {}", h.unwrap_or_default()),
+            (None, Some(h)) => format!("less than {h}"),
+            (None, None) => String::new(),
         },
-    };
-    Err(Wrong::new(format!("{shown} is out of range"), Some(format!("write {rule}"))))
+    }
 }
 
 fn string(text: &str, leaf: &Value, shown: &str) -> Result<Yaml, Wrong> {
@@ -240,6 +263,10 @@ pub fn not_a_name(text: &str, shown: &str) -> Wrong {
     let lower: String = text
         .trim()
         .to_lowercase()
+        .replace('ä', "ae")
+        .replace('ö', "oe")
+        .replace('ü', "ue")
+        .replace('ß', "ss")
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
         .take(64)

@@ -9,7 +9,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 use super::hint::{self, Level};
 use super::mask::is_secret_key;
 use super::schema::{leaves, resolve, types};
-use super::tree::{Entry, Kind, Node, Scalar, cut};
+use super::tree::{Entry, Kind, Node, Scalar, cut, show_key};
 use super::value::{self, Wrong};
 use crate::model::{Place, Problem, is_name};
 
@@ -30,7 +30,7 @@ pub struct Walked {
 /// Walks the whole file by the schema made by [`super::schema::plain`].
 pub fn walk(root: &Node, schema: &Value) -> Walked {
     let mut walker = Walker { schema, out: Walked::default() };
-    let top = At { parent: None, key: "", place: root.place, secret: false };
+    let top = At { parent: None, key: "", typed: "", place: root.place, secret: false };
     walker.out.value = walker.value(root, schema, &top);
     walker.out
 }
@@ -40,6 +40,8 @@ pub fn walk(root: &Node, schema: &Value) -> Walked {
 struct At<'p> {
     parent: Option<&'p At<'p>>,
     key: &'p str,
+    /// The key as it was typed.
+    typed: &'p str,
     /// Of the key.
     place: Place,
     secret: bool,
@@ -59,9 +61,8 @@ impl<'p> At<'p> {
         path
     }
     fn down<'q>(&'q self, entry: &'q Entry, named: bool) -> At<'q> {
-        // an empty value has no place of its own
         let secret = self.secret || (!named && is_secret_key(&entry.key));
-        At { parent: Some(self), key: &entry.key, place: entry.place, secret }
+        At { parent: Some(self), key: &entry.key, typed: &entry.typed, place: entry.place, secret }
     }
     /// As messages call it.
     fn name(&self) -> String {
@@ -126,17 +127,18 @@ impl<'s> Walker<'s> {
 
     /// `key:` with nothing behind it.
     fn nothing(&mut self, node: &Node, all: &[&'s Value], at: &At) -> Option<Yaml> {
-        if all.iter().any(|leaf| types(leaf).contains(&"object")) {
+        let only = |what: &str| !all.is_empty() && all.iter().all(|leaf| types(leaf).contains(&what));
+        if only("object") {
             return self.map(node, &[], all, at);
         }
-        if all.iter().any(|leaf| types(leaf).contains(&"array")) {
+        if only("array") {
             return Some(Yaml::Sequence(Vec::new()));
         }
         let text = match &node.kind {
             Kind::Scalar(Scalar { typed: Some(typed), .. }) => {
                 format!("{} is empty", hint::list([cut(typed).as_str()]))
             }
-            _ => format!("`{}` has no value", cut(at.key)),
+            _ => format!("`{}` has no value", cut(at.typed)),
         };
         let help = format!("write {}, or remove the key", hint::wanted(all));
         self.report(Problem::error(Some(at.place), text).help(help));
@@ -177,7 +179,7 @@ impl<'s> Walker<'s> {
             }
             _ => value::unknown_word(&scalar.text, &shown, &words, besides.as_deref()),
         };
-        let wrong = Wrong { text: format!("`{}`: {}", cut(at.key), wrong.text), ..wrong };
+        let wrong = Wrong { text: format!("`{}`: {}", cut(at.typed), wrong.text), ..wrong };
         self.wrong(node.place, wrong);
         None
     }
@@ -202,23 +204,29 @@ impl<'s> Walker<'s> {
     fn unfitting(&mut self, node: &Node, given: &str, all: &[&Value], at: &At) {
         let what = match at.path().is_empty() {
             true => "the file".to_owned(),
-            false => format!("`{}`", cut(at.key)),
+            false => format!("`{}`", cut(at.typed)),
         };
+        let only = all.iter().all(|leaf| types(leaf).contains(&"object"));
         let mapping = all.iter().any(|leaf| types(leaf).contains(&"object"));
         let help = match &node.kind {
             Kind::List(_) if mapping && at.names() => "give each a name instead of the `-`: `name: { … }`".to_owned(),
-            Kind::List(_) if mapping => "write `key: value` lines without `-`".to_owned(),
+            Kind::List(_) if only => "write `key: value` lines without `-`".to_owned(),
             Kind::Scalar(s) if mapping && !at.secret && s.text.contains(':') => {
                 "write a space after the colon".to_owned()
             }
-            _ if mapping => match all.iter().flat_map(|l| properties(l)).map(|(key, _)| key.as_str()).next() {
+            _ if only => match all.iter().flat_map(|l| properties(l)).map(|(key, _)| key.as_str()).next() {
                 Some(_) => {
                     format!("write its keys on lines below, indented; keys here: {}", hint::list(self.keys(all)))
                 }
                 None => "write `key: value` lines below it, indented".to_owned(),
             },
-            _ => format!("write {}", hint::wanted(all)),
+            _ => format!("write {}", hint::wanted(all).replace("a list", "a list: [a, b]")),
         };
+        if all.iter().any(|leaf| leaf.get("x-one").is_some()) {
+            let text = format!("a filter is one key and its value, not {given}");
+            let help = format!("write `- name: value`; filters here: {}", hint::list(self.keys(all)));
+            return self.report(Problem::error(Some(node.place), text).help(help));
+        }
         let text = format!("{what} must be {}, not {given}", hint::wanted(all));
         self.report(Problem::error(Some(node.place), text).help(help));
     }
@@ -243,12 +251,13 @@ impl<'s> Walker<'s> {
         let (least, most) = (count("minItems").unwrap_or(0), count("maxItems").unwrap_or(usize::MAX));
         if items.len() < least || items.len() > most {
             let rule = match (least, most) {
-                (l, m) if l == m => format!("exactly {l}"),
-                (l, usize::MAX) => format!("at least {l}"),
-                (0, m) => format!("at most {m}"),
-                (l, m) => format!("{l} to {m}"),
+                (l, m) if l == m => format!("exactly {l} items"),
+                (l, usize::MAX) => format!("at least {l} items"),
+                (0, m) => format!("at most {m} items"),
+                (l, m) => format!("{l} to {m} items"),
             };
-            let text = format!("`{}` has {} items", cut(at.key), items.len());
+            let s = if items.len() == 1 { "" } else { "s" };
+            let text = format!("`{}` has {} item{s}", cut(at.typed), items.len());
             self.report(Problem::error(Some(node.place), text).help(format!("write {rule}")));
             return None;
         }
@@ -260,7 +269,7 @@ impl<'s> Walker<'s> {
             let number = i.to_string();
             // a message about an item speaks of the list
             let key = if item.entries().is_empty() { at.key } else { number.as_str() };
-            let below = At { parent: Some(at), key, place: item.place, secret: at.secret };
+            let below = At { parent: Some(at), key, typed: at.typed, place: item.place, secret: at.secret };
             match self.value(item, schema, &below) {
                 Some(value) => values.push(value),
                 None if tuple.is_some() || least > 0 => return None,
@@ -286,8 +295,9 @@ impl<'s> Walker<'s> {
         if let ([only], false) = (objects.as_slice(), device(at)) {
             return self.object(entries, only, &objects, at);
         }
+        let every = objects.clone();
         let objects = match tag(&objects) {
-            Some(tag) => self.by_tag(node, entries, &objects, tag, at)?,
+            Some(tag) => self.by_tag(entries, &objects, tag, at)?,
             None => objects,
         };
         // as many known keys and as few missing ones as may be
@@ -304,7 +314,7 @@ impl<'s> Walker<'s> {
         let mut least: Option<(Walked, Option<Yaml>)> = None;
         for leaf in tied {
             let outer = std::mem::take(&mut self.out);
-            let value = self.object(entries, leaf, &objects, at);
+            let value = self.object(entries, leaf, &every, at);
             let inner = std::mem::replace(&mut self.out, outer);
             let clean = inner.problems.is_empty();
             if least.as_ref().is_none_or(|(l, _)| inner.problems.len() < l.problems.len()) {
@@ -328,21 +338,14 @@ impl<'s> Walker<'s> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("keys here: {}", hint::list(keys.iter().copied())),
             };
-            let text = format!("unknown key `{}` in {}", cut(&entry.typed), at.name());
+            let text = format!("unknown key {} in {}", show_key(&entry.typed), at.name());
             self.report(Problem::error(Some(entry.place), text).help(help));
         }
         None
     }
 
     /// The alternatives that the tag (`kind:`, `type:`) leaves.
-    fn by_tag(
-        &mut self,
-        node: &Node,
-        entries: &[Entry],
-        objects: &[&'s Value],
-        tag: &str,
-        at: &At,
-    ) -> Option<Vec<&'s Value>> {
+    fn by_tag(&mut self, entries: &[Entry], objects: &[&'s Value], tag: &str, at: &At) -> Option<Vec<&'s Value>> {
         let mut words: Vec<String> = Vec::new();
         for word in objects.iter().filter_map(|l| tag_word(l, tag)) {
             if !words.iter().any(|w| w == word) {
@@ -355,7 +358,7 @@ impl<'s> Walker<'s> {
             let text = format!("`{tag}` is missing in {}", at.name());
             let mut problem = Problem::error(Some(at.place), text).help(format!("write one of {}", all()));
             if let Some(near) = hint::near(tag, others).and_then(|k| entries.iter().find(|e| e.key == k)) {
-                let text = format!("unknown key `{}` in {}", cut(&near.typed), at.name());
+                let text = format!("unknown key {} in {}", show_key(&near.typed), at.name());
                 problem = Problem::error(Some(near.place), text).help(format!("did you mean `{tag}`?"));
             }
             self.report(problem);
@@ -384,12 +387,15 @@ impl<'s> Walker<'s> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("kinds: {}", all()),
             };
-            Wrong { text: format!("unknown kind {shown} of {}", at.name()), help: Some(help) }
+            let text = match shown.starts_with('`') {
+                true => format!("unknown kind {shown} of {}", at.name()),
+                false => format!("{shown} is no kind of device"),
+            };
+            Wrong { text, help: Some(help) }
         } else {
             let wrong = value::unknown_word(&scalar.text, &shown, &words, None);
             Wrong { text: format!("`{tag}`: {}", wrong.text), ..wrong }
         };
-        let _ = node;
         self.wrong(place, wrong);
         None
     }
@@ -466,7 +472,7 @@ impl<'s> Walker<'s> {
 
     /// Whether the name that a user gave may be one.
     fn name(&mut self, entry: &Entry, at: &At) -> bool {
-        let shown = format!("`{}`", cut(&entry.key));
+        let shown = show_key(&entry.key);
         if !is_name(&entry.key) {
             let wrong = match entry.key.contains(':') {
                 true => {
@@ -497,7 +503,7 @@ impl<'s> Walker<'s> {
         let problem = |text: String, help: String| Problem::error(Some(entry.place), text).help(help);
         let here = || hint::list(self.keys(&[leaf]));
         if level.is_some_and(|level| hint::later(level, typed)) {
-            self.report(problem(hint::not_yet(typed), format!("remove it; {what}s here: {}", here())));
+            self.report(problem(hint::not_yet(typed), "remove it".to_owned()));
             return;
         }
         let kind = tag_word(leaf, "kind").filter(|_| device(at));
@@ -507,8 +513,8 @@ impl<'s> Walker<'s> {
             _ => at.name(),
         };
         let text = match at.path().is_empty() {
-            true => format!("unknown {what} `{}`", cut(typed)),
-            false => format!("unknown {what} `{}` in {place}", cut(typed)),
+            true => format!("unknown {what} {}", show_key(typed)),
+            false => format!("unknown {what} {} in {place}", show_key(typed)),
         };
         let glued = typed.split_once(':').map(|(key, _)| key.trim()).filter(|key| !key.is_empty());
         let help = if let Some(key) = glued {
