@@ -150,7 +150,7 @@ fn what_was_written_arrives_as_types() {
     assert_eq!((filter, value.read::<String>().unwrap().as_str()), ("throttle", "5s"));
     let error = raw.devices["door"].params.read_at::<words::Serial>().err().unwrap();
     assert!(error.1.contains("port"), "{error:?}");
-    assert_eq!(loaded.places.value(&["devices", "bell", "debounce"]).unwrap().col, 65);
+    assert_eq!(loaded.places.value(&["devices", "bell", "debounce"]).unwrap().col, 67);
 }
 
 #[test]
@@ -349,6 +349,38 @@ proptest! {
             bytes.splice(at..end, put.unwrap_or_default().into_bytes());
         }
         only_ends(&bytes);
+    }
+}
+
+/// Files with secrets in several forms; the places where they may be broken are marked by `|`.
+const LEAKY: [&str; 4] = [
+    "|version: 1|\n|mqtt:|\n|  |client_id: x|\n|  |password: CANARY\n|  |foo: 1|\n|devices: {}|\n|",
+    "|mqtt: |{ |foo: 1|, |password: CANARY, |bar: [1|, 2]|, baz: \"q|\" }|\n|devices:| {a: 1|}\n|",
+    "|mqtt:|\n|  |url: mqtt://joe:CANARY@pi|\n|  |qux: 1|\n|queue|: |{ x: mqtt://a:CANARY@b, |y: 1 }|\n|",
+    "|mqtt:|\n|  |token: |\"|a\\|n CANARY\"|\n|  |secret:|\n|    CANARY|\n|  |foo: 1|\n|",
+];
+
+proptest! {
+    #[test]
+    fn no_broken_file_shows_its_secret(
+        which in 0..LEAKY.len(),
+        puts in proptest::collection::vec((0..40usize, "[\"'{}\\[\\]:,#&*!|> \n\t-]{1,3}|[a-z]{1,3}"), 0..4)
+    ) {
+        let mut pieces: Vec<String> = LEAKY[which].split('|').map(str::to_owned).collect();
+        let last = pieces.len() - 1;
+        for (at, put) in puts {
+            pieces[at.min(last)].push_str(&put);
+        }
+        let text = pieces.concat();
+        let (loaded, problems) = check(text.as_bytes());
+        // and with a problem at every line, whatever was found
+        let mut all = problems.clone();
+        for line in 1..=text.lines().count() {
+            all.push(Problem::error(Some(pinpost::model::Place { line, col: 1, len: 200 }), "x"));
+        }
+        let shown = config::report::render(&all, "f", &loaded.text, false);
+        prop_assert!(!shown.contains("CANARY"), "{text}\n-----\n{shown}");
+        prop_assert!(!format!("{problems:?}").contains("CANARY"), "{text}\n-----\n{problems:?}");
     }
 }
 

@@ -19,8 +19,6 @@ pub enum Level {
     Point,
     /// A filter.
     Filter,
-    /// A word of a list of words.
-    Word,
 }
 
 /// What pinpost will know and this version does not. Only consulted for words that the schema refuses, so a word that
@@ -76,8 +74,20 @@ const LATER: &[(Level, &[&str])] = &[
             "expression",
         ],
     ),
-    (Level::Word, &["cbor", "restore", "tlv", "nmea", "csv", "json", "regex", "binary", "text", "raw", "slip", "cobs"]),
 ];
+
+/// The same for words of a list of words, by key.
+const LATER_WORDS: &[(&str, &[&str])] = &[
+    ("payload", &["cbor"]),
+    ("initial", &["restore"]),
+    ("frame", &["cobs", "slip", "nmea"]),
+    ("type", &["keyvalue", "csv", "regex", "json", "nmea", "binary", "tlv", "text", "raw"]),
+];
+
+/// Whether a later version knows `word` as a value of `key`.
+pub fn later_word(key: &str, word: &str) -> bool {
+    LATER_WORDS.iter().any(|(k, words)| *k == key && words.contains(&word))
+}
 
 /// Whether a later version knows `word` there.
 pub fn later(level: Level, word: &str) -> bool {
@@ -108,8 +118,8 @@ pub fn near<'a>(typed: &str, words: impl IntoIterator<Item = &'a str>) -> Option
         let begins = typed.starts_with(&other) || other.starts_with(&typed);
         let allowed = match length {
             0..=1 => 0,
-            // `of` for off, `upp` for up
-            2 => usize::from(begins),
+            // `of` for off, `upp` for up, `hx` for hex
+            2 => usize::from(begins || typed.chars().next() == other.chars().next()),
             3..=5 => 1,
             6..=8 => 2,
             _ => 3,
@@ -205,7 +215,7 @@ mod tests {
             ("debonuce", Some("debounce")),
             ("Debounce", Some("debounce")),
             ("pi", Some("pin")),
-            ("pa", None),
+            ("xi", None),
             ("pins", Some("pin")),
             ("retained", Some("retain")),
             ("invert", Some("inverted")),

@@ -32,11 +32,19 @@ fn secret_word(word: &str) -> bool {
     if matches!(word, "pass" | "pwd" | "psk" | "credential" | "credentials" | "auth") {
         return true;
     }
+    if ["passw", "secret", "token"].iter().any(|part| word.contains(part)) {
+        return true;
+    }
     let length = word.chars().count();
     !INNOCENT.contains(&word)
         && ["password", "passphrase", "secret", "token"]
             .iter()
             .any(|secret| length + 2 >= secret.len() && length >= 4 && strsim::osa_distance(word, secret) <= 2)
+}
+
+/// Whether a text looks like `password hunter2` or `token=x`, a key and its secret in one.
+pub fn tells_a_secret(text: &str) -> bool {
+    text.len() < 10_000 && !secrets_in(text, true).is_empty()
 }
 
 /// A place in the text: line from 1, column from 1, in characters.
@@ -74,7 +82,7 @@ impl Masks {
             Kind::Bad if secret => self.hide(node),
             Kind::Bad => {}
             Kind::Scalar(s) => {
-                if secret && !s.is_null() {
+                if (secret || tells_a_secret(&s.text)) && !s.is_null() {
                     self.hide(node);
                     // the name of a variable is no secret
                     if s.text.len() >= 6 && !s.text.starts_with("${") && self.values.len() < 100 {
@@ -355,6 +363,8 @@ mod tests {
             ("tokens: [CANARY1, CANARY2]", "tokens: [***, ***]"),
             ("a: 1 # password: CANARY", "a: 1 # password: ***"),
             ("a: {password:CANARY}", "a: {password:***"),
+            ("mqtt: password CANARY", "mqtt: ***"),
+            ("command: [x, '--token=CANARY', y]", "command: [x, ***, y]"),
             ("a: &x CANARY1\npassword: *x", "a: &x ***\npassword: ***"),
             ("devices: {token: {pin: 17}}", "devices: {token: {pin: 17}}"),
         ] {

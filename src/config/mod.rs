@@ -159,5 +159,9 @@ fn steps(path: &serde_path_to_error::Path) -> Vec<String> {
         .collect()
 }
 
+#[cfg(test)]
+#[expect(dead_code, reason = "its types are read for their shape and shown by Debug")]
+mod tests;
+
 /// The beginning of the file.
 const START: Place = Place { line: 1, col: 1, len: 1 };

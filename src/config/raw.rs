@@ -315,17 +315,37 @@ pub struct Params(serde_yaml::Value);
 impl Params {
     /// Reads them as `T`.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
-        serde_yaml::from_value(self.0.clone()).map_err(|e| e.to_string())
+        serde_json::from_value(json(&self.0)).map_err(|e| e.to_string())
     }
     /// Reads them as `T`; the error names the key it stands under, from these keys down.
     pub fn read_at<T: DeserializeOwned>(&self) -> Result<T, (Vec<String>, String)> {
-        serde_path_to_error::deserialize(self.0.clone()).map_err(|e| (super::steps(e.path()), e.inner().to_string()))
+        serde_path_to_error::deserialize(json(&self.0)).map_err(|e| (super::steps(e.path()), e.inner().to_string()))
     }
     /// For `{name: value}`: the name and the value.
     pub fn word(&self) -> Option<(&str, Params)> {
         let map = self.0.as_mapping().filter(|m| m.len() == 1)?;
         let (name, value) = map.iter().next()?;
         Some((name.as_str()?, Params(value.clone())))
+    }
+}
+
+/// The same value for serde_json, which reads `{word: value}` as an enum; serde_yaml wants a tag (`!word`) there.
+fn json(value: &serde_yaml::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    use serde_yaml::Value as Yaml;
+    match value {
+        Yaml::Null | Yaml::Tagged(_) => Json::Null,
+        Yaml::Bool(b) => Json::Bool(*b),
+        Yaml::Number(n) => match (n.as_u64(), n.as_i64()) {
+            (Some(n), _) => n.into(),
+            (_, Some(n)) => n.into(),
+            _ => n.as_f64().into(),
+        },
+        Yaml::String(s) => Json::String(s.clone()),
+        Yaml::Sequence(list) => list.iter().map(json).collect(),
+        Yaml::Mapping(map) => {
+            Json::Object(map.iter().filter_map(|(k, v)| Some((k.as_str()?.to_owned(), json(v)))).collect())
+        }
     }
 }
 

@@ -105,6 +105,9 @@ impl Source<'_> {
     /// The line of a place with a caret under it.
     fn excerpt(&mut self, out: &mut String, place: Place, (on, off): (&str, &str)) {
         let Some(line) = self.lines.get(place.line.wrapping_sub(1)) else { return };
+        if line.trim().is_empty() && place.len <= 1 {
+            return;
+        }
         if self.last.0 != place.line {
             self.last = (place.line, line.chars().collect(), self.masks.ranges(place.line, line));
         }

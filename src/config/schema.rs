@@ -35,6 +35,9 @@ pub fn plain(words: &Vocabulary) -> Value {
         defs.insert(name.clone(), merge(tag, follow(schema, &defs)));
         branches.push(json!({ "$ref": format!("#/$defs/{name}") }));
     }
+    if branches.is_empty() {
+        branches.push(json!({ "type": "object" }));
+    }
     let device =
         json!({ "description": "A device: its kind and that kind's keys.", "x-kinds": true, "oneOf": branches });
     let one: Map<String, Value> = filters

@@ -19,11 +19,12 @@ const MAX_SECRET: usize = 64 << 10;
 /// Reads a configuration file.
 pub fn read(path: &Path) -> Result<Vec<u8>, Box<Problem>> {
     read_limited(path, MAX_FILE).map_err(|text| {
-        let help = match text.contains("MiB") {
+        let help = match text.contains("the limit is") {
             true => "a configuration is text of a few kilobytes; is this the right file?",
             false => "name a YAML file with `-c FILE`",
         };
-        Box::new(Problem::error(None, text).help(help))
+        let place = text.contains("the limit is").then_some(START);
+        Box::new(Problem::error(place, text).help(help))
     })
 }
 

@@ -139,6 +139,9 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The entries of a mapping, the place behind them, and whether they are all there is to it.
+type Entries = (Vec<Entry>, (usize, usize), bool);
+
 /// The rest cannot be read; the reason is among the problems.
 struct Stop;
 
@@ -252,8 +255,7 @@ impl<'a> Reader<'a> {
         Ok(node)
     }
 
-    /// The entries, the place behind them, and whether they are all there is to it.
-    fn entries(&mut self, depth: usize) -> Result<(Vec<Entry>, (usize, usize), bool), Stop> {
+    fn entries(&mut self, depth: usize) -> Result<Entries, Stop> {
         let mut whole = true;
         let mut entries: Vec<Entry> = Vec::new();
         let mut seen: HashMap<String, Place> = HashMap::new();

@@ -61,6 +61,8 @@ impl<'p> At<'p> {
         path
     }
     fn down<'q>(&'q self, entry: &'q Entry, named: bool) -> At<'q> {
+        // a device may be called `token`, but then it is a mapping
+        let named = named && matches!(entry.value.kind, Kind::Map(_));
         let secret = self.secret || (!named && is_secret_key(&entry.key));
         At { parent: Some(self), key: &entry.key, typed: &entry.typed, place: entry.place, secret }
     }
@@ -173,11 +175,11 @@ impl<'s> Walker<'s> {
         let near = hint::near(&scalar.text, words.iter().map(String::as_str)).is_some();
         let wrong = match first {
             Some(wrong) if words.is_empty() => wrong,
-            Some(wrong) if !near && !hint::later(Level::Word, &scalar.text) => {
+            Some(wrong) if !near && !hint::later_word(at.key, &scalar.text) => {
                 let help = format!("write {} or {}", hint::list(words.iter().map(String::as_str)), self.forms(&others));
                 Wrong { help: wrong.help.or(Some(help)), ..wrong }
             }
-            _ => value::unknown_word(&scalar.text, &shown, &words, besides.as_deref()),
+            _ => value::unknown_word(at.key, &scalar.text, &shown, &words, besides.as_deref()),
         };
         let wrong = Wrong { text: format!("`{}`: {}", cut(at.typed), wrong.text), ..wrong };
         self.wrong(node.place, wrong);
@@ -304,7 +306,9 @@ impl<'s> Walker<'s> {
         let score = |leaf: &Value| {
             let known = entries.iter().filter(|e| property(leaf, &e.key).is_some()).count();
             let missing = required(leaf).filter(|key| !entries.iter().any(|e| e.key == *key)).count();
-            (known, usize::MAX - missing)
+            // of two keys that exclude each other the first counts
+            let which: Vec<bool> = entries.iter().map(|e| property(leaf, &e.key).is_some()).collect();
+            (known, usize::MAX - missing, which)
         };
         let best = objects.iter().map(|leaf| score(leaf)).max()?;
         let tied: Vec<&'s Value> = objects.iter().copied().filter(|leaf| score(leaf) == best).collect();
@@ -393,7 +397,7 @@ impl<'s> Walker<'s> {
             };
             Wrong { text, help: Some(help) }
         } else {
-            let wrong = value::unknown_word(&scalar.text, &shown, &words, None);
+            let wrong = value::unknown_word(tag, &scalar.text, &shown, &words, None);
             Wrong { text: format!("`{tag}`: {}", wrong.text), ..wrong }
         };
         self.wrong(place, wrong);
@@ -502,7 +506,8 @@ impl<'s> Walker<'s> {
         let level = if filter { Some(Level::Filter) } else { at.level() };
         let problem = |text: String, help: String| Problem::error(Some(entry.place), text).help(help);
         let here = || hint::list(self.keys(&[leaf]));
-        if level.is_some_and(|level| hint::later(level, typed)) {
+        let elsewhere = device(at) && others.iter().any(|other| property(other, typed).is_some());
+        if !elsewhere && level.is_some_and(|level| hint::later(level, typed)) {
             self.report(problem(hint::not_yet(typed), "remove it".to_owned()));
             return;
         }
@@ -529,7 +534,7 @@ impl<'s> Walker<'s> {
                 _ => format!("keys here: {}", here()),
             }
         } else if let Some(section) = self.elsewhere(typed, at) {
-            format!("{section}; check the indentation")
+            format!("{section}; keys here: {}", here())
         } else {
             match self.keys(&[leaf]).is_empty() {
                 true => "nothing can stand here".to_owned(),
@@ -549,6 +554,14 @@ impl<'s> Walker<'s> {
             let inside = leaves(self.schema, schema).iter().any(|leaf| property(leaf, key).is_some());
             if inside && path != [section.as_str()] {
                 return Some(format!("`{key}` belongs under `{section}:`"));
+            }
+            let named = leaves(self.schema, schema)
+                .into_iter()
+                .filter(|leaf| leaf.get("x-names").is_some())
+                .filter_map(|leaf| leaf.get("additionalProperties"))
+                .any(|entry| leaves(self.schema, entry).iter().any(|leaf| property(leaf, key).is_some()));
+            if named && path.first() != Some(&section.as_str()) {
+                return Some(format!("`{key}` belongs to one of `{section}:`"));
             }
         }
         None
