@@ -63,16 +63,24 @@ pub struct Masks {
     lines: HashSet<usize>,
     /// The text could not be taken apart.
     blind: bool,
+    /// A secret key has no value; it may stand on the next line all the same.
+    doubt: bool,
 }
 
 impl Masks {
     /// Of a file's text.
     pub fn of(text: &str) -> Masks {
         let mut masks = Masks::default();
-        match tree::parse(text).root {
-            Some(root) => masks.collect(&root, &mut Vec::new(), false),
-            None => masks.by_lines(text),
+        let parsed = tree::parse(text);
+        masks.blind = parsed.root.is_none();
+        if let Some(root) = &parsed.root {
+            masks.collect(root, &mut Vec::new(), false);
         }
+        // what YAML made of a broken text need not be what was meant
+        if masks.doubt || !parsed.problems.is_empty() {
+            masks.by_lines(text);
+        }
+        masks.glued(text);
         masks
     }
 
@@ -82,6 +90,7 @@ impl Masks {
             Kind::Bad if secret => self.hide(node),
             Kind::Bad => {}
             Kind::Scalar(s) => {
+                self.doubt |= secret && s.is_null();
                 if (secret || tells_a_secret(&s.text)) && !s.is_null() {
                     self.hide(node);
                     // the name of a variable is no secret
@@ -112,27 +121,46 @@ impl Masks {
         self.spans.push(((node.place.line, node.place.col), node.end));
     }
 
+    /// Values behind a secret key that YAML did not see as one: `password:x`, `&password: x`.
+    fn glued(&mut self, text: &str) {
+        for (i, line) in tree::lines(text).enumerate() {
+            for (key, value) in secrets_in(line, false) {
+                if self.keys.contains(&(i + 1, key + 1)) || self.values.len() >= 100 {
+                    continue;
+                }
+                // `key:` in a comment is more likely a plain word
+                let word: String = line.chars().skip(key).take(4).collect();
+                let value: String = line.chars().skip(value).collect();
+                let end = value.find(|c: char| c.is_whitespace() || matches!(c, ',' | '}' | ']' | '"' | '\''));
+                let value = value.get(..end.unwrap_or(value.len())).unwrap_or_default();
+                if value.len() >= 6 && !value.starts_with("${") && word != "key:" {
+                    self.values.push(value.to_owned());
+                }
+            }
+        }
+    }
+
     /// For a text that is no YAML: what belongs to a secret key by the look of it.
     fn by_lines(&mut self, text: &str) {
-        self.blind = true;
         // indentation of the key, and the quote its value has opened
         let mut open: Option<(usize, Option<char>)> = None;
         let mut just_opened = false;
         for (i, line) in tree::lines(text).enumerate() {
             let indent = line.chars().take_while(|c| c.is_whitespace()).count();
             if let Some((of_key, quote)) = open {
-                let inside = quote.is_some() || just_opened || indent > of_key;
+                let inside = quote.is_some() || just_opened || indent > of_key || !begins_with_key(line);
                 if inside || line.trim().is_empty() {
                     self.lines.insert(i + 1);
                     just_opened &= line.trim().is_empty();
                     if quote.is_some_and(|q| line.contains(q)) {
                         open = Some((of_key, None));
                     }
-                    continue;
+                } else {
+                    open = None;
                 }
-                open = None;
             }
-            if let Some((key, value)) = secrets_in(line, true).into_iter().next() {
+            // also in a line that is hidden: its value may go on
+            if let Some((key, value)) = secrets_in(line, self.blind).into_iter().next_back() {
                 let key = key.min(indent);
                 let value: String = line.chars().skip(value).collect();
                 let value = value.trim();
@@ -253,6 +281,15 @@ fn secrets_in(line: &str, loose: bool) -> Vec<(usize, usize)> {
         }
     }
     found
+}
+
+/// `key: …`, the only sign that the value before it has ended.
+fn begins_with_key(line: &str) -> bool {
+    let Some((key, rest)) = line.trim_start().split_once(':') else { return false };
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    key.starts_with(|c: char| c.is_ascii_alphabetic())
+        && key.chars().all(word)
+        && (rest.is_empty() || rest.starts_with(char::is_whitespace))
 }
 
 /// The credentials of URLs in a line: from behind `://` to the `@`, from 0.

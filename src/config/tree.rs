@@ -358,15 +358,11 @@ impl<'a> Reader<'a> {
                 )
                 .help("write \"${NAME}\" there");
             }
-            if let Some((key, value)) = glued(text) {
+            if let Some(key) = glued(text) {
                 let col = text.chars().count() - text.trim_start().chars().count() + 1;
                 let place = Place { line, col, len: key.chars().count() + 1 };
-                return Problem::error(Some(place), format!("no space after the colon of `{}:`", cut(key))).help(
-                    match crate::config::mask::is_secret_key(key) {
-                        true => format!("write `{}: …`", cut(key)),
-                        false => format!("write `{}: {}`", cut(key), cut(value)),
-                    },
-                );
+                return Problem::error(Some(place), format!("no space after the colon of `{}:`", cut(key)))
+                    .help(format!("write `{}: …`", cut(key)));
             }
         }
         let (text, help) = plain_words(error.info());
@@ -378,10 +374,11 @@ impl<'a> Reader<'a> {
 }
 
 /// `pin:17`, where a space is missing.
-fn glued(line: &str) -> Option<(&str, &str)> {
+fn glued(line: &str) -> Option<&str> {
     let (key, value) = line.trim().split_once(':')?;
-    let word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    (word && value.chars().next().is_some_and(|c| !c.is_whitespace())).then_some((key, value))
+    let word = key.starts_with(|c: char| c.is_ascii_alphabetic())
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    (word && value.chars().next().is_some_and(|c| !c.is_whitespace())).then_some(key)
 }
 
 /// Where `${` stands without quotes behind a `{` or `[`, in bytes.
