@@ -320,7 +320,7 @@ fn monsters_are_refused_at_once() {
         let (report, took) = only(&bytes);
         let head: String = report.chars().take(300).collect();
         assert!(report.contains(part), "{part:?} is not in {head}");
-        assert!(took < Duration::from_secs(5), "{took:?} for {head}");
+        assert!(took < Duration::from_secs(15), "{took:?} for {head}");
         assert!(report.len() < 200_000, "{} bytes of report: {head}", report.len());
     }
 }
@@ -394,5 +394,5 @@ fn only_ends(bytes: &[u8]) {
             assert!(place.line >= 1 && place.col >= 1 && place.len >= 1, "{problem:?}");
         }
     }
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }

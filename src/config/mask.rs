@@ -12,7 +12,7 @@ pub const STARS: &str = "***";
 
 /// Whether the value under this key is a secret. Names of files are not: `key_file`, `password_file`.
 pub fn is_secret_key(key: &str) -> bool {
-    if key.len() > 64 {
+    if key.len() > 64 || key.len() < 3 {
         return false;
     }
     let lower = key.to_ascii_lowercase();
@@ -110,7 +110,8 @@ impl Masks {
                     }
                     let named = names && matches!(entry.value.kind, Kind::Map(_));
                     path.push(&entry.key);
-                    self.collect(&entry.value, path, secret || (!named && is_secret_key(&entry.key)));
+                    let secret = secret || (!named && !entry.key.contains(':') && is_secret_key(&entry.key));
+                    self.collect(&entry.value, path, secret);
                     path.pop();
                 }
             }
@@ -166,7 +167,9 @@ impl Masks {
                 let value = value.trim();
                 let quote = value.chars().next().filter(|q| matches!(q, '"' | '\'') && value.matches(*q).count() == 1);
                 open = Some((key, quote));
-                just_opened = value.is_empty() || value.starts_with(['|', '>', '{', '[']);
+                let brackets = |of: [char; 2]| value.matches(of).count();
+                let open_bracket = value.starts_with(['{', '[']) && brackets(['{', '[']) > brackets(['}', ']']);
+                just_opened = value.is_empty() || value.starts_with(['|', '>']) || open_bracket;
             }
         }
     }
@@ -264,8 +267,7 @@ fn secrets_in(line: &str, loose: bool) -> Vec<(usize, usize)> {
         let length = chars.iter().skip(start).take_while(|c| word(c)).count();
         let mut end = start + length;
         at = end;
-        let key: String = chars.iter().skip(start).take(length.min(80)).collect();
-        if !is_secret_key(&key) {
+        if length < 3 {
             continue;
         }
         let quoted = start.checked_sub(1).and_then(|i| chars.get(i)).filter(|c| matches!(c, '"' | '\''));
@@ -274,10 +276,15 @@ fn secrets_in(line: &str, loose: bool) -> Vec<(usize, usize)> {
         }
         let blanks = |from: usize| from + chars.iter().skip(from).take_while(|c| c.is_whitespace()).count();
         let sign = blanks(end);
-        if matches!(chars.get(sign), Some(':' | '=')) {
-            found.push((if quoted.is_some() { start - 1 } else { start }, blanks(sign + 1)));
-        } else if loose && sign > end && sign < chars.len() {
-            found.push((start, sign));
+        let signed = matches!(chars.get(sign), Some(':' | '='));
+        // the dear question last: a megabyte of words is asked quickly
+        if !signed && !(loose && sign > end && sign < chars.len()) {
+            continue;
+        }
+        let key: String = chars.iter().skip(start).take(length.min(80)).collect();
+        if is_secret_key(&key) {
+            let start = if signed && quoted.is_some() { start - 1 } else { start };
+            found.push((start, if signed { blanks(sign + 1) } else { sign }));
         }
     }
     found
