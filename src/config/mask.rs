@@ -278,7 +278,8 @@ fn secrets_in(line: &str, loose: bool) -> Vec<(usize, usize)> {
         let sign = blanks(end);
         let signed = matches!(chars.get(sign), Some(':' | '='));
         // the dear question last: a megabyte of words is asked quickly
-        if !signed && !(loose && sign > end && sign < chars.len()) {
+        let apart = loose && sign > end && sign < chars.len();
+        if !(signed || apart) {
             continue;
         }
         let key: String = chars.iter().skip(start).take(length.min(80)).collect();

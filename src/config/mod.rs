@@ -28,6 +28,9 @@ use crate::model::{Place, Problem};
 pub use places::Places;
 pub use source::{MAX_FILE, When, read, read_secret};
 
+/// The beginning of the file.
+const START: Place = Place { line: 1, col: 1, len: 1 };
+
 /// A word of an open list (a device kind, a filter) with the schema of what may follow it.
 #[derive(Clone, Copy)]
 pub struct Word {
@@ -162,6 +165,3 @@ fn steps(path: &serde_path_to_error::Path) -> Vec<String> {
 #[cfg(test)]
 #[expect(dead_code, reason = "its types are read for their shape and shown by Debug")]
 mod tests;
-
-/// The beginning of the file.
-const START: Place = Place { line: 1, col: 1, len: 1 };

@@ -45,10 +45,10 @@ impl Places {
         node.is_some()
     }
 
-    /// Whether something was written at `path` or below and left out, because it is wrong. A problem that only
+    /// Whether something was written at `path`, above or below it and left out, because it is wrong. A problem that only
     /// follows from its absence need not be told.
     pub fn dropped(&self, path: &[&str]) -> bool {
-        self.dropped.iter().any(|d| d.len() >= path.len() && d.iter().zip(path).all(|(a, b)| a == b))
+        self.dropped.iter().any(|d| d.iter().zip(path).all(|(a, b)| a == b))
     }
 
     fn find(&self, path: &[&str], value: bool) -> Option<Place> {
@@ -90,7 +90,8 @@ mod tests {
         assert_eq!(places.value(&["a", "c"]), at(3, 3));
         assert_eq!(places.value(&["a", "nope", "x"]), at(1, 1));
         assert!(places.has(&["a", "b", "0"]) && !places.has(&["a", "x"]));
-        assert!(places.dropped(&["a", "b"]) && !places.dropped(&["a", "c"]));
+        assert!(places.dropped(&["a", "b"]) && places.dropped(&["a", "b", "1", "x"]));
+        assert!(!places.dropped(&["a", "c"]) && !places.dropped(&["a", "b", "0"]));
         assert_eq!(Places::default().key(&["a"]), None);
     }
 }

@@ -180,7 +180,7 @@ fn every_shape_of_type_tells_what_is_wrong_inside() {
         ("poll: {every: 5}", "`every`: `5` has no unit"),
         ("poll: [{every: 5s}, {evry: 5s}]", "unknown key `evry`"),
         ("poll: {every: 5s, send: {hx: 1}}", "unknown key `hx`"),
-        ("table: [[0]]", "`table` has 1 item"),
+        ("table: [[0]]", "an item of `table` has 1 item"),
         ("level: alway", "`level`: `alway` is not one of `always`, `never`"),
         ("level: 5", "`level`: `5` has no unit"),
         ("pair: [1, 2, 3]", "`pair` has 3 items"),

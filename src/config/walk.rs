@@ -66,7 +66,16 @@ impl<'p> At<'p> {
         let secret = self.secret || (!named && is_secret_key(&entry.key));
         At { parent: Some(self), key: &entry.key, typed: &entry.typed, place: entry.place, secret }
     }
-    /// As messages call it.
+    /// The key as messages call it; an item has none of its own.
+    fn called(&self) -> String {
+        let item = self.key != self.typed && self.key.parse::<usize>().is_ok();
+        match (self.parent, item) {
+            (None, _) => "the file".to_owned(),
+            (_, true) => format!("an item of `{}`", cut(self.typed)),
+            _ => format!("`{}`", cut(self.typed)),
+        }
+    }
+    /// As messages call the mapping here.
     fn name(&self) -> String {
         match self.path().as_slice() {
             [] => "the file".into(),
@@ -140,7 +149,7 @@ impl<'s> Walker<'s> {
             Kind::Scalar(Scalar { typed: Some(typed), .. }) => {
                 format!("{} is empty", hint::list([cut(typed).as_str()]))
             }
-            _ => format!("`{}` has no value", cut(at.typed)),
+            _ => format!("{} has no value", at.called()),
         };
         let help = format!("write {}, or remove the key", hint::wanted(all));
         self.report(Problem::error(Some(at.place), text).help(help));
@@ -175,13 +184,13 @@ impl<'s> Walker<'s> {
         let near = hint::near(&scalar.text, words.iter().map(String::as_str)).is_some();
         let wrong = match first {
             Some(wrong) if words.is_empty() => wrong,
-            Some(wrong) if !near && !hint::later_word(at.key, &scalar.text) => {
+            Some(wrong) if !near && !hint::later_word(at.typed, &scalar.text) => {
                 let help = format!("write {} or {}", hint::list(words.iter().map(String::as_str)), self.forms(&others));
                 Wrong { help: wrong.help.or(Some(help)), ..wrong }
             }
-            _ => value::unknown_word(at.key, &scalar.text, &shown, &words, besides.as_deref()),
+            _ => value::unknown_word(at.typed, &scalar.text, &shown, &words, besides.as_deref()),
         };
-        let wrong = Wrong { text: format!("`{}`: {}", cut(at.typed), wrong.text), ..wrong };
+        let wrong = Wrong { text: format!("{}: {}", at.called(), wrong.text), ..wrong };
         self.wrong(node.place, wrong);
         None
     }
@@ -204,10 +213,7 @@ impl<'s> Walker<'s> {
     }
 
     fn unfitting(&mut self, node: &Node, given: &str, all: &[&Value], at: &At) {
-        let what = match at.path().is_empty() {
-            true => "the file".to_owned(),
-            false => format!("`{}`", cut(at.typed)),
-        };
+        let what = at.called();
         let only = all.iter().all(|leaf| types(leaf).contains(&"object"));
         let mapping = all.iter().any(|leaf| types(leaf).contains(&"object"));
         let help = match &node.kind {
@@ -259,7 +265,7 @@ impl<'s> Walker<'s> {
                 (l, m) => format!("{l} to {m} items"),
             };
             let s = if items.len() == 1 { "" } else { "s" };
-            let text = format!("`{}` has {} item{s}", cut(at.typed), items.len());
+            let text = format!("{} has {} item{s}", at.called(), items.len());
             self.report(Problem::error(Some(node.place), text).help(format!("write {rule}")));
             return None;
         }
@@ -270,8 +276,7 @@ impl<'s> Walker<'s> {
             let schema = tuple.and_then(|t| t.get(i)).or(leaf.get("items")).unwrap_or(&ANY);
             let number = i.to_string();
             // a message about an item speaks of the list
-            let key = if item.entries().is_empty() { at.key } else { number.as_str() };
-            let below = At { parent: Some(at), key, typed: at.typed, place: item.place, secret: at.secret };
+            let below = At { parent: Some(at), key: &number, typed: at.typed, place: item.place, secret: at.secret };
             match self.value(item, schema, &below) {
                 Some(value) => values.push(value),
                 None if tuple.is_some() || least > 0 => return None,
