@@ -3,11 +3,33 @@
 //!
 //! The only room that names `serde_yaml`. It knows no device kind and no filter: those words come from above as a
 //! [`Vocabulary`], so that a kind or filter stays one file and one word in its own list.
+//!
+//! The way of a file: [`read`] bytes · [`tree`] text to nodes with places · [`env`] `${NAME}` · [`alias`] other tools'
+//! words · [`walk`] by the [`schema`] · serde to [`raw::Raw`]. [`load`] does all but the reading and never fails: what
+//! is wrong is among its problems, and the rest is there for those who judge the meaning. [`report`] shows problems.
 
+pub mod alias;
+pub mod env;
+mod hint;
+pub mod mask;
+mod places;
 pub mod raw;
+pub mod report;
 pub mod scalar;
+pub mod schema;
+mod source;
+pub mod tree;
+mod value;
+mod walk;
 
 use schemars::{Schema, SchemaGenerator};
+
+use crate::model::{Place, Problem};
+pub use places::Places;
+pub use source::{MAX_FILE, When, read, read_secret};
+
+/// The beginning of the file.
+const START: Place = Place { line: 1, col: 1, len: 1 };
 
 /// A word of an open list (a device kind, a filter) with the schema of what may follow it.
 #[derive(Clone, Copy)]
@@ -28,3 +50,118 @@ pub struct Vocabulary {
     /// Filters (`filters: [{NAME: …}]`).
     pub filters: Vec<Word>,
 }
+
+/// A file, as far as it could be understood.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// All that is right in it; the default where nothing is.
+    pub raw: raw::Raw,
+    /// Everything found wrong, in the order of the file. No secret is in them.
+    pub problems: Vec<Problem>,
+    /// Where everything stands.
+    pub places: Places,
+    /// The text, for [`report`].
+    pub text: String,
+    /// False where `raw` is only the default, because the text could not be read at all: then there is nothing
+    /// to judge further.
+    pub readable: bool,
+}
+
+/// The schema of the file for editors, JSON Schema draft 2020-12.
+pub fn schema(words: &Vocabulary) -> serde_json::Value {
+    schema::for_editors(words)
+}
+
+/// Understands a file. `env` reads the environment.
+pub fn load(bytes: &[u8], env: env::Env, words: &Vocabulary) -> Loaded {
+    let mut loaded = Loaded::default();
+    match source::decode(bytes) {
+        Ok(text) => loaded.text = text,
+        Err((text, problem)) => {
+            return Loaded { text, problems: vec![*problem], ..loaded };
+        }
+    }
+    let parsed = tree::parse(&loaded.text);
+    loaded.problems = parsed.problems;
+    let Some(mut root) = parsed.root else { return loaded.tidy() };
+    let lines: Vec<&str> = tree::lines(&loaded.text).collect();
+    env::substitute(&mut root, env, &lines, &mut loaded.problems);
+    alias::rename(&mut root, &mut loaded.problems);
+    let walked = walk::walk(&root, &schema::plain(words));
+    loaded.problems.extend(walked.problems);
+    loaded.readable = walked.value.is_some();
+    loaded.places = Places::new(root, walked.dropped);
+    if let Some(value) = walked.value {
+        loaded.raw = deserialise(value, &mut loaded.places, &mut loaded.problems);
+    }
+    loaded.tidy()
+}
+
+impl Loaded {
+    /// Puts the problems in the order of the file, once each and without secrets.
+    fn tidy(mut self) -> Loaded {
+        self.problems.sort_by_key(|p| p.place);
+        self.problems.dedup();
+        let found = self.problems.len();
+        self.problems.truncate(walk::MAX_PROBLEMS);
+        let masks = mask::Masks::of(&self.text);
+        for problem in &mut self.problems {
+            problem.text = masks.clean(&problem.text);
+            problem.help = problem.help.take().map(|help| masks.clean(&help));
+        }
+        if found > walk::MAX_PROBLEMS {
+            let text = format!("too many problems; these are the first {} of {found} or more", walk::MAX_PROBLEMS);
+            self.problems.push(Problem::error(None, text));
+        }
+        self
+    }
+}
+
+/// Reads the types from what the schema has passed. What serde still refuses is reported and left out.
+fn deserialise(mut value: serde_yaml::Value, places: &mut Places, problems: &mut Vec<Problem>) -> raw::Raw {
+    // each round leaves out one more part, so this ends; a file with more such errors than rounds is refused whole
+    for _ in 0..32 {
+        let error = match serde_path_to_error::deserialize::<_, raw::Raw>(value.clone()) {
+            Ok(raw) => return raw,
+            Err(error) => error,
+        };
+        let steps = steps(error.path());
+        let path: Vec<&str> = steps.iter().map(String::as_str).collect();
+        problems.push(Problem::error(places.value(&path), error.inner().to_string()));
+        let cut: Vec<String> = match path.as_slice() {
+            [list @ ("devices" | "ports"), name, ..] => vec![(*list).into(), (*name).into()],
+            [section, ..] => vec![(*section).into()],
+            [] => break,
+        };
+        let mut inner = Some(&mut value);
+        let (last, above) = match cut.split_last() {
+            Some(split) => split,
+            None => break,
+        };
+        for key in above {
+            inner = inner.and_then(|v| v.get_mut(key.as_str()));
+        }
+        if let Some(map) = inner.and_then(|v| v.as_mapping_mut()) {
+            map.remove(last.as_str());
+        }
+        places.drop(cut);
+    }
+    raw::Raw::default()
+}
+
+/// The keys and numbers of a path of serde's.
+fn steps(path: &serde_path_to_error::Path) -> Vec<String> {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .filter_map(|segment| match segment {
+            Segment::Map { key } => Some(key.clone()),
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Enum { variant } => Some(variant.clone()),
+            Segment::Unknown => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[expect(dead_code, reason = "its types are read for their shape and shown by Debug")]
+mod tests;

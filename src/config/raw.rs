@@ -16,6 +16,7 @@ use super::scalar::{OnOff, Secret, Size, Span, UsbId};
 #[serde(default)]
 pub struct Raw {
     /// Version of the file format: 1.
+    #[schemars(range(min = 1, max = 1))]
     pub version: u32,
     /// Who this gateway is.
     pub gateway: Gateway,
@@ -28,8 +29,10 @@ pub struct Raw {
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
+    #[schemars(extend("x-names" = "port"))]
     pub ports: IndexMap<String, Port>,
     /// Devices by name.
+    #[schemars(extend("x-names" = "device"))]
     pub devices: IndexMap<String, Device>,
 }
 
@@ -38,6 +41,7 @@ pub struct Raw {
 #[serde(default)]
 pub struct Gateway {
     /// Name in topics; default: the host's name.
+    #[schemars(extend("format" = "name"))]
     pub id: Option<String>,
     /// Name for people.
     pub name: Option<String>,
@@ -66,10 +70,12 @@ pub struct Mqtt {
     /// Certificates.
     pub tls: Option<Tls>,
     /// First levels of every topic; default: `gateway.id`.
+    #[schemars(extend("format" = "topic"))]
     pub topic_prefix: Option<String>,
     /// Longest silence before a ping; default 30s, at least 5s.
     pub keep_alive: Option<Span>,
     /// Unacknowledged publishes at a time, 1 to 1000; default 64.
+    #[schemars(range(min = 1, max = 1000))]
     pub in_flight: Option<u16>,
     /// How long the broker keeps our commands while we are away; default 0s: not at all.
     pub session_expiry: Option<Span>,
@@ -211,6 +217,7 @@ pub struct PointKeys {
     /// Word for OFF.
     pub payload_off: Option<String>,
     /// Full topic instead of PREFIX/DEVICE[/POINT].
+    #[schemars(extend("format" = "topic"))]
     pub topic: Option<String>,
     /// Applied in order.
     #[schemars(extend("items" = {"x-words": "filters"}))]
@@ -308,13 +315,37 @@ pub struct Params(serde_yaml::Value);
 impl Params {
     /// Reads them as `T`.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
-        serde_yaml::from_value(self.0.clone()).map_err(|e| e.to_string())
+        serde_json::from_value(json(&self.0)).map_err(|e| e.to_string())
+    }
+    /// Reads them as `T`; the error names the key it stands under, from these keys down.
+    pub fn read_at<T: DeserializeOwned>(&self) -> Result<T, (Vec<String>, String)> {
+        serde_path_to_error::deserialize(json(&self.0)).map_err(|e| (super::steps(e.path()), e.inner().to_string()))
     }
     /// For `{name: value}`: the name and the value.
     pub fn word(&self) -> Option<(&str, Params)> {
         let map = self.0.as_mapping().filter(|m| m.len() == 1)?;
         let (name, value) = map.iter().next()?;
         Some((name.as_str()?, Params(value.clone())))
+    }
+}
+
+/// The same value for serde_json, which reads `{word: value}` as an enum; serde_yaml wants a tag (`!word`) there.
+fn json(value: &serde_yaml::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    use serde_yaml::Value as Yaml;
+    match value {
+        Yaml::Null | Yaml::Tagged(_) => Json::Null,
+        Yaml::Bool(b) => Json::Bool(*b),
+        Yaml::Number(n) => match (n.as_u64(), n.as_i64()) {
+            (Some(n), _) => n.into(),
+            (_, Some(n)) => n.into(),
+            _ => n.as_f64().into(),
+        },
+        Yaml::String(s) => Json::String(s.clone()),
+        Yaml::Sequence(list) => list.iter().map(json).collect(),
+        Yaml::Mapping(map) => {
+            Json::Object(map.iter().filter_map(|(k, v)| Some((k.as_str()?.to_owned(), json(v)))).collect())
+        }
     }
 }
 

@@ -60,10 +60,10 @@ impl fmt::Display for Span {
         let ms = self.0.as_millis();
         match ms {
             0 => write!(f, "{}us", self.0.as_micros()),
-            _ if ms % 86_400_000 == 0 => write!(f, "{}d", ms / 86_400_000),
-            _ if ms % 3_600_000 == 0 => write!(f, "{}h", ms / 3_600_000),
-            _ if ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
-            _ if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            _ if ms.is_multiple_of(86_400_000) => write!(f, "{}d", ms / 86_400_000),
+            _ if ms.is_multiple_of(3_600_000) => write!(f, "{}h", ms / 3_600_000),
+            _ if ms.is_multiple_of(60_000) => write!(f, "{}m", ms / 60_000),
+            _ if ms.is_multiple_of(1000) => write!(f, "{}s", ms / 1000),
             _ => write!(f, "{ms}ms"),
         }
     }
@@ -103,9 +103,9 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const KIB: u64 = 1024;
         match self.0 {
-            n if n > 0 && n % (KIB * KIB * KIB) == 0 => write!(f, "{}GiB", n / (KIB * KIB * KIB)),
-            n if n > 0 && n % (KIB * KIB) == 0 => write!(f, "{}MiB", n / (KIB * KIB)),
-            n if n > 0 && n % KIB == 0 => write!(f, "{}KiB", n / KIB),
+            n if n > 0 && n.is_multiple_of(KIB * KIB * KIB) => write!(f, "{}GiB", n / (KIB * KIB * KIB)),
+            n if n > 0 && n.is_multiple_of(KIB * KIB) => write!(f, "{}MiB", n / (KIB * KIB)),
+            n if n > 0 && n.is_multiple_of(KIB) => write!(f, "{}KiB", n / KIB),
             n => write!(f, "{n}B"),
         }
     }

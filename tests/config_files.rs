@@ -1,0 +1,398 @@
+//! Every file below `tests/configs/valid` passes without a word; every one below `tests/configs/invalid` gives exactly
+//! the report beside it. `UPDATE_EXPECT=1 cargo test --test config_files` writes the reports anew: read the difference.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pinpost::config::{self, Loaded, Vocabulary};
+use pinpost::model::Problem;
+use proptest::prelude::*;
+
+#[expect(dead_code, reason = "most of these types are only read for their shape")]
+mod words {
+    //! A small vocabulary that stands in for the real kinds and filters.
+
+    use indexmap::IndexMap;
+    use pinpost::config::raw::{OneOrMany, PointKeys};
+    use pinpost::config::scalar::{OnOff, Pin, Span};
+    use pinpost::config::{Vocabulary, Word};
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Pull {
+        /// Up.
+        Up,
+        /// Down.
+        Down,
+        /// Neither.
+        Off,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(untagged)]
+    pub enum Debounce {
+        One(Span),
+        Two { on: Span, off: Span },
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    pub struct DigitalIn {
+        pub pin: Pin,
+        pub pull: Option<Pull>,
+        pub inverted: Option<OnOff>,
+        pub debounce: Option<Debounce>,
+        #[serde(flatten)]
+        pub point: PointKeys,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Initial {
+        Off,
+        On,
+        Keep,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    pub struct DigitalOut {
+        pub pin: Pin,
+        pub initial: Option<Initial>,
+        pub safe: Option<OnOff>,
+        pub max_on: Option<Span>,
+        #[serde(flatten)]
+        pub point: PointKeys,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum FrameWord {
+        /// COBS.
+        Cobs,
+        /// SLIP.
+        Slip,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(untagged)]
+    pub enum Frame {
+        Word(FrameWord),
+        Delimiter { delimiter: String, max: Option<u32> },
+        Length { start: Option<String>, length: u16, max: Option<u32> },
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(tag = "type", rename_all = "snake_case")]
+    pub enum Decode {
+        Keyvalue { pair: Option<String>, assign: Option<String> },
+        Csv { columns: Vec<String>, separator: Option<String> },
+        Text,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    pub struct FieldPoint {
+        pub field: Option<OneOrMany>,
+        pub range: Option<(f64, f64)>,
+        #[serde(flatten)]
+        pub point: PointKeys,
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    pub struct Serial {
+        pub port: String,
+        pub frame: Frame,
+        pub decode: Decode,
+        #[serde(default)]
+        pub points: IndexMap<String, FieldPoint>,
+    }
+
+    pub fn vocabulary() -> Vocabulary {
+        Vocabulary {
+            kinds: vec![
+                Word { name: "digital_in", summary: "An input.", schema: |g| g.subschema_for::<DigitalIn>() },
+                Word { name: "digital_out", summary: "An output.", schema: |g| g.subschema_for::<DigitalOut>() },
+                Word { name: "serial", summary: "Frames.", schema: |g| g.subschema_for::<Serial>() },
+            ],
+            filters: vec![
+                Word { name: "offset", summary: "Adds.", schema: |g| g.subschema_for::<f64>() },
+                Word { name: "throttle", summary: "At most as often.", schema: |g| g.subschema_for::<Span>() },
+            ],
+        }
+    }
+}
+
+#[test]
+fn what_was_written_arrives_as_types() {
+    let bytes = SEED.as_bytes();
+    let loaded = check(bytes).0;
+    let raw = &loaded.raw;
+    assert_eq!(raw.mqtt.client_id.as_deref(), Some("4711"));
+    assert_eq!(raw.mqtt.password.as_ref().unwrap().reveal(), "CANARY");
+    assert_eq!(raw.defaults.qos, Some(1));
+    assert!(raw.broker.is_some());
+    assert_eq!(raw.ports["meter"].baud_rate, Some(9600));
+    assert_eq!(raw.ports["scale"].usb.as_ref().unwrap().vid.0, 0x0403);
+    assert_eq!(raw.devices.len(), 6);
+    let bell: words::DigitalIn = raw.devices["bell"].params.read().unwrap();
+    assert_eq!(bell.pin.0, 4);
+    assert!(matches!(bell.pull, Some(words::Pull::Up)));
+    assert!(matches!(bell.debounce, Some(words::Debounce::One(span)) if span.0.as_millis() == 50));
+    let gate: words::DigitalIn = raw.devices["gate"].params.read().unwrap();
+    assert_eq!(gate.point.payload_on.as_deref(), Some("1"));
+    assert_eq!(gate.point.payload_off.as_deref(), Some("off"));
+    let pump: words::DigitalOut = raw.devices["pump"].params.read().unwrap();
+    assert!(matches!(pump.initial, Some(words::Initial::Off)));
+    assert!(!pump.safe.unwrap().0);
+    let weather: words::Serial = raw.devices["weather"].params.read().unwrap();
+    assert_eq!(weather.points["temperature"].range, Some((-40.0, 85.5)));
+    let (filter, value) = weather.points["temperature"].point.filters[1].word().unwrap();
+    assert_eq!((filter, value.read::<String>().unwrap().as_str()), ("throttle", "5s"));
+    let error = raw.devices["door"].params.read_at::<words::Serial>().err().unwrap();
+    assert!(error.1.contains("port"), "{error:?}");
+    assert_eq!(loaded.places.value(&["devices", "bell", "debounce"]).unwrap().col, 67);
+}
+
+#[test]
+fn what_is_wrong_is_left_out_and_the_rest_arrives() {
+    let text = "queue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_in}\n  c: {kind: digital_in, pin: 99}\n";
+    let (loaded, problems) = check(text.as_bytes());
+    assert_eq!(problems.len(), 4);
+    assert_eq!(loaded.raw.queue.max_size.unwrap().0, 2 << 20);
+    assert_eq!(loaded.raw.queue.max_age, None);
+    assert_eq!(loaded.raw.devices.keys().collect::<Vec<_>>(), ["a"]);
+    let places = &loaded.places;
+    assert!(places.has(&["devices", "b"]) && places.dropped(&["devices", "b"]));
+    assert!(places.dropped(&["devices", "a", "pull"]) && !places.dropped(&["devices", "a", "pin"]));
+}
+
+/// The real words come here once they are there.
+fn vocabulary() -> Vocabulary {
+    words::vocabulary()
+}
+
+/// The whole check of a file. Later: the check of its meaning too.
+fn check(bytes: &[u8]) -> (Loaded, Vec<Problem>) {
+    let loaded = config::load(bytes, &env, &vocabulary());
+    let problems = loaded.problems.clone();
+    (loaded, problems)
+}
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "MQTT_URL" => Some("mqtt://joe:CANARY@pi:1883".into()),
+        "QOS" => Some("1".into()),
+        "EMPTY" => Some(String::new()),
+        "MQTT_PASSWORD" => Some("CANARY".into()),
+        _ => None,
+    }
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs").join(folder);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn valid_files_pass_without_a_word() {
+    let files = files("valid");
+    assert!(!files.is_empty());
+    for path in files {
+        let bytes = config::read(&path).unwrap();
+        let (loaded, problems) = check(&bytes);
+        assert!(problems.is_empty(), "{}", config::report::render(&problems, &name(&path), &loaded.text, false));
+        assert!(loaded.readable);
+    }
+}
+
+#[test]
+fn invalid_files_give_the_report_beside_them() {
+    let update = std::env::var_os("UPDATE_EXPECT").is_some();
+    let files = files("invalid");
+    assert!(files.len() >= 20);
+    for path in files {
+        let bytes = config::read(&path).unwrap();
+        let (loaded, problems) = check(&bytes);
+        let report = config::report::render(&problems, &name(&path), &loaded.text, false);
+        let json = config::report::render_json(&problems, &name(&path), &loaded.text).to_string();
+        assert!(!problems.is_empty(), "{} has no problem", path.display());
+        for shown in [report.clone(), json, format!("{problems:?}"), format!("{:?}", loaded.raw)] {
+            assert!(!shown.contains("CANARY"), "{} shows a secret: {shown}", path.display());
+        }
+        let expected = path.with_extension("txt");
+        if update {
+            std::fs::write(&expected, &report).unwrap();
+        }
+        let wanted = std::fs::read_to_string(&expected).unwrap_or_default();
+        assert!(wanted == report, "{} reports now:\n{report}\nand not:\n{wanted}", path.display());
+    }
+}
+
+#[test]
+fn the_schema_for_editors_is_valid_and_accepts_valid_files() {
+    let schema = config::schema(&vocabulary());
+    jsonschema::meta::validate(&schema).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    assert!(!schema.to_string().contains("x-"), "words of our own stay inside");
+    for path in files("valid") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let json: serde_json::Value = serde_yaml::from_str(&text).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&json).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
+    }
+}
+
+#[test]
+fn the_schema_for_editors_refuses_what_check_refuses() {
+    let validator = jsonschema::draft202012::new(&config::schema(&vocabulary())).unwrap();
+    for yaml in [
+        "mqt: {}",
+        "mqtt: {urls: x}",
+        "devices: {a: {kind: digital_in}}",
+        "devices: {a: {kind: digital_in, pin: 17, pan: 1}}",
+        "devices: {a: {kind: nope, pin: 17}}",
+        "devices: {a: {kind: digital_in, pin: 17, debounce: 20}}",
+        "devices: {a: {kind: digital_in, pin: 17, pull: sideways}}",
+        "devices: {a: {kind: digital_in, pin: 17, filters: [{nope: 1}]}}",
+        "devices: {A: {kind: digital_in, pin: 17}}",
+        "devices: {sim: {kind: digital_in, pin: 17}}",
+        "defaults: {qos: 3}",
+        "queue: {max_size: 64}",
+    ] {
+        let json: serde_json::Value = serde_yaml::from_str(yaml).unwrap();
+        assert!(!validator.is_valid(&json), "{yaml}");
+        assert!(!check(yaml.as_bytes()).1.is_empty(), "{yaml}");
+    }
+}
+
+/// The one problem's text and how long it took.
+fn only(bytes: &[u8]) -> (String, Duration) {
+    let start = Instant::now();
+    let (loaded, problems) = check(bytes);
+    let report = config::report::render(&problems, "f", &loaded.text, false);
+    assert!(!report.is_empty());
+    (report, start.elapsed())
+}
+
+#[test]
+fn monsters_are_refused_at_once() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..30 {
+        let last = format!("*a{}", i - 1);
+        bomb += &format!("a{i}: &a{i} [{}]\n", vec![last; 9].join(", "));
+    }
+    let utf16: Vec<u8> = "version: 1\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let big = b"a: 1\n".repeat(2 << 20);
+    let full = |unit: &str| unit.repeat((1 << 20) / unit.len()).into_bytes();
+    for (bytes, part) in [
+        (bomb.into_bytes(), "with its aliases (`*`) the file has more than 50000 values"),
+        (big, "the file has 10.0 MiB; the limit is 1.0 MiB"),
+        (utf16, "UTF-16 or binary, not UTF-8"),
+        (b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(), "binary"),
+        (full("["), "nested"),
+        (full("{a: "), "nested"),
+        (full("- "), "nested"),
+        (full("? "), "nested"),
+        (full("a: "), "error"),
+        (full("a: 1\n"), "is given twice"),
+        (full("a\n"), "must be a mapping"),
+        (full("\"\n"), "error"),
+        (full("&a "), "error"),
+        (full("!a "), "error"),
+        (full("x,"), "error"),
+        (format!("[{}]", "x,".repeat(500_000)).into_bytes(), "more than 50000 values"),
+        (format!("devices: {{{}}}", "x: {kind: y}, ".repeat(9_000)).into_bytes(), "given twice"),
+        ((0..9_000).map(|i| format!("key{i}: 1\n")).collect::<String>().into_bytes(), "unknown key `key0`"),
+        (full("x"), "must be a mapping"),
+        (format!("{}: 1", "x".repeat(1000)).into_bytes(), "unknown key"),
+        (format!("gateway: {{id: \"{}\"}}", "x".repeat(1 << 19)).into_bytes(), "is not a name"),
+    ] {
+        let (report, took) = only(&bytes);
+        let head: String = report.chars().take(300).collect();
+        assert!(report.contains(part), "{part:?} is not in {head}");
+        assert!(took < Duration::from_secs(15), "{took:?} for {head}");
+        assert!(report.len() < 200_000, "{} bytes of report: {head}", report.len());
+    }
+}
+
+const SEED: &str = include_str!("configs/valid/greenhouse.yaml");
+
+proptest! {
+    #[test]
+    fn any_bytes_end_fast_and_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        only_ends(&bytes);
+    }
+
+    #[test]
+    fn any_yaml_like_text_ends_fast_and_without_panic(text in "([a-z]{1,8}|devices|mqtt|[:,#&*!|>'\"{}\\[\\]%@`~?-]|\\$\\{|\\}| |\n|\r|\t|  |0x|9|ü|\u{202e}|\\\\){0,300}") {
+        only_ends(text.as_bytes());
+    }
+
+    #[test]
+    fn any_mutated_valid_file_ends_fast_and_without_panic(
+        edits in proptest::collection::vec((0..SEED.len(), 0..12usize, proptest::option::of("[ -~\n\tü]{0,6}")), 1..6)
+    ) {
+        let mut bytes = SEED.as_bytes().to_vec();
+        for (at, cut, put) in edits {
+            let at = at.min(bytes.len());
+            let end = (at + cut).min(bytes.len());
+            bytes.splice(at..end, put.unwrap_or_default().into_bytes());
+        }
+        only_ends(&bytes);
+    }
+}
+
+/// Files with secrets in several forms; the places where they may be broken are marked by `|`.
+const LEAKY: [&str; 4] = [
+    "|version: 1|\n|mqtt:|\n|  |client_id: x|\n|  |password: CANARY\n|  |foo: 1|\n|devices: {}|\n|",
+    "|mqtt: |{ |foo: 1|, |password: CANARY, |bar: [1|, 2]|, baz: \"q|\" }|\n|devices:| {a: 1|}\n|",
+    "|mqtt:|\n|  |url: mqtt://joe:CANARY@pi|\n|  |qux: 1|\n|queue|: |{ x: mqtt://a:CANARY@b, |y: 1 }|\n|",
+    "|mqtt:|\n|  |token: |\"|a\\|n CANARY\"|\n|  |secret:|\n|    CANARY|\n|  |foo: 1|\n|",
+];
+
+proptest! {
+    #[test]
+    fn no_broken_file_shows_its_secret(
+        which in 0..LEAKY.len(),
+        puts in proptest::collection::vec((0..40usize, "[\"'{}\\[\\]:,#&*!|> \n\t-]{1,3}|[a-z]{1,3}"), 0..4)
+    ) {
+        let mut pieces: Vec<String> = LEAKY[which].split('|').map(str::to_owned).collect();
+        let last = pieces.len() - 1;
+        for (at, put) in puts {
+            pieces[at.min(last)].push_str(&put);
+        }
+        let text = pieces.concat();
+        let (loaded, problems) = check(text.as_bytes());
+        // and with a problem at every line, whatever was found
+        let mut all = problems.clone();
+        for line in 1..=text.lines().count() {
+            all.push(Problem::error(Some(pinpost::model::Place { line, col: 1, len: 200 }), "x"));
+        }
+        let shown = config::report::render(&all, "f", &loaded.text, false);
+        prop_assert!(!shown.contains("CANARY"), "{text}\n-----\n{shown}");
+        prop_assert!(!format!("{problems:?}").contains("CANARY"), "{text}\n-----\n{problems:?}");
+    }
+}
+
+fn only_ends(bytes: &[u8]) {
+    let start = Instant::now();
+    let (loaded, problems) = check(bytes);
+    let report = config::report::render(&problems, "f", &loaded.text, false);
+    assert_eq!(problems.is_empty(), report.is_empty());
+    for problem in &problems {
+        if let Some(place) = problem.place {
+            assert!(place.line >= 1 && place.col >= 1 && place.len >= 1, "{problem:?}");
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
