@@ -35,8 +35,17 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 /// How long a goodbye may take beyond the deadline of a stop.
 const GOODBYE: Duration = Duration::from_millis(500);
-/// After so many failures that one record caused, it is given up.
+/// After so many connections that ended on an answer to one record which the library cannot read, it is given up.
 const STRIKES: u32 = 3;
+/// After so many connections that the broker closed when it got one record, and answered nothing, it is given up:
+/// some brokers close on a topic that is not allowed. With the growing pauses this takes minutes.
+const CLOSES: u32 = 10;
+/// Closed later than this after CONNACK it was not the record.
+const AT_ONCE: Duration = Duration::from_secs(5);
+/// So many records pass one by one before the window is as wide as ever.
+const CAREFUL: u32 = 16;
+/// mosquitto ends a 3.1.1 connection with more than 20 unfinished messages of QoS 2, and 3.1.1 cannot say so.
+const QOS2_V311: usize = 16;
 /// Messages for the owner that are collected before it is waited for.
 const PENDING: usize = 64;
 /// Nobody ever subscribes to this: unsubscribing from it changes nothing and is answered, in order.
@@ -57,7 +66,7 @@ enum Own {
     Barrier,
 }
 
-/// A record whose answer the library cannot read and which therefore ends the connection each time it is sent.
+/// A record that seems to end the connection each time it is sent.
 struct Poison {
     token: u64,
     strikes: u32,
@@ -80,6 +89,7 @@ pub struct Link {
 /// One connection.
 struct Life {
     session: Session,
+    url: String,
     number: u64,
     window: Window<Sent>,
     own: VecDeque<Own>,
@@ -97,6 +107,10 @@ struct Life {
     subscribe_again: Option<(Instant, Vec<Subscription>)>,
     acks: VecDeque<(u16, bool)>,
     backlog: Backlog,
+    /// One packet at a time, until the record that ends connections is found.
+    careful: bool,
+    /// Records that the broker took in this connection.
+    taken: u32,
     leaving: Option<Instant>,
     goodbye: bool,
     gone: bool,
@@ -191,7 +205,7 @@ impl Link {
             Ok(life) => life,
             Err(ended) => return Some((ended, None)),
         };
-        let end = self.live(&mut life, url).await;
+        let end = self.live(&mut life).await;
         // What was answered before the end is done; only then the rest is given up.
         while let Ok(report) = life.session.reports.try_recv() {
             if let Report::Heard(batch) = report {
@@ -237,6 +251,7 @@ impl Link {
         let now = Instant::now();
         Ok(Life {
             session,
+            url: url.to_string(),
             number: self.connections,
             window: Window::new(window, window * 2, WINDOW_BYTES),
             own: VecDeque::new(),
@@ -252,6 +267,8 @@ impl Link {
             subscribe_again: None,
             acks: VecDeque::new(),
             backlog: Backlog::default(),
+            careful: false,
+            taken: 0,
             leaving: None,
             goodbye: false,
             gone: false,
@@ -259,14 +276,14 @@ impl Link {
     }
 
     /// Ok: stopped in order.
-    async fn live(&mut self, life: &mut Life, url: &BrokerUrl) -> Result<(), Ended> {
+    async fn live(&mut self, life: &mut Life) -> Result<(), Ended> {
         let outbox = self.outbox.clone();
         let mut stop = self.stop.clone();
         let alarm = sleep_until(life.connect_by);
         tokio::pin!(alarm);
         loop {
             loop {
-                let more = self.pump(life, url);
+                let more = self.pump(life);
                 self.tell().await;
                 if !more {
                     break;
@@ -293,7 +310,7 @@ impl Link {
                                     self.hear(life, heard)?;
                                 }
                             }
-                            Some(Report::Ended(_)) if life.gone => return Ok(()),
+                            Some(Report::Ended(_)) if life.goodbye => return Ok(()),
                             Some(Report::Ended(ended)) => return Err(ended),
                             None => return Err(Ended::new(Cause::Broken, "the MQTT library stopped unexpectedly")),
                         }
@@ -321,6 +338,9 @@ impl Link {
             return;
         };
         life.leaving = Some(deadline.max(now));
+        while let Ok(ack) = self.acks.try_recv() {
+            self.ack(life, ack);
+        }
         if life.welcome.is_none() {
             life.gone = true;
             return;
@@ -330,7 +350,7 @@ impl Link {
     }
 
     /// Gives the library as much as it may have. True: there is more, once the owner has heard what is pending.
-    fn pump(&mut self, life: &mut Life, url: &BrokerUrl) -> bool {
+    fn pump(&mut self, life: &mut Life) -> bool {
         while let Some(&(id, qos2)) = life.acks.front() {
             if !life.session.client.ack(id, qos2) {
                 break;
@@ -357,8 +377,6 @@ impl Link {
             } else if !life.up {
                 life.up = true;
                 self.outbox.link_up();
-                let session_present = life.backlog.resumed;
-                self.pending.push_back(LinkEvent::Up { url: url.to_string(), session_present });
             } else if life.backlog.ask() {
                 life.own.push_back(Own::Barrier);
             } else if life.paused_until.is_some() {
@@ -413,6 +431,9 @@ impl Link {
         let answered = message.qos != Qos::AtMostOnce;
         if answered && !life.window.waiting() {
             life.progress = Instant::now();
+        }
+        if !life.limits.v5 && message.qos == Qos::ExactlyOnce && !life.careful {
+            life.window.narrow(QOS2_V311);
         }
         if life.session.client.publish(message) {
             life.window.handed(sent, answered, size);
@@ -489,6 +510,11 @@ impl Link {
                 if self.poison.as_ref().is_some_and(|p| p.token == token) {
                     self.poison = None;
                 }
+                life.taken = life.taken.saturating_add(1);
+                if life.careful && life.taken == CAREFUL {
+                    life.careful = false;
+                    life.window.widen();
+                }
                 self.outbox.done(token);
             }
             return;
@@ -505,6 +531,8 @@ impl Link {
             return Err(Ended::new(Cause::Broken, "the broker allows no message at all (Receive Maximum 0)"));
         }
         let now = Instant::now();
+        let session_present = greeting.session_present;
+        self.pending.push_back(LinkEvent::Up { url: life.url.clone(), session_present });
         life.welcome = Some(now);
         life.heard = now;
         life.limits = Limits {
@@ -517,6 +545,7 @@ impl Link {
         // The library's ids go round at the lesser of its own limit and the broker's.
         life.window = Window::new(window, (window * 2).min(greeting.receive_max), WINDOW_BYTES);
         if self.poison.is_some() {
+            life.careful = true;
             life.window.narrow(1);
         }
         if let Some(theirs) = greeting.keep_alive {
@@ -631,18 +660,28 @@ impl Link {
 
     /// A record that ends every connection is found (with one packet at a time it is surely the oldest) and given up.
     fn look_for_poison(&mut self, life: &Life, ended: &Ended) {
-        let Cause::StrangeAnswer(code) = ended.cause else { return };
+        let quick = life.welcome.is_some_and(|w| w.elapsed() < AT_ONCE);
+        let (code, most) = match ended.cause {
+            Cause::StrangeAnswer(code) => (code, STRIKES),
+            Cause::Broken if quick => (0x80, CLOSES),
+            _ => return,
+        };
         let Some(&Sent::Record(token)) = life.window.oldest() else { return };
         let strikes = match &self.poison {
-            Some(p) if p.token == token => p.strikes + 1,
+            Some(p) if p.token == token && life.careful => p.strikes + 1,
             _ => 1,
         };
-        if strikes < STRIKES {
+        if strikes < most {
             self.poison = Some(Poison { token, strikes });
             return;
         }
         self.poison = None;
-        let text = format!("each time it is sent the broker answers so that the connection ends: {}", code_text(code));
+        let text = match ended.cause {
+            Cause::StrangeAnswer(code) => format!("each time it is sent the broker answers with {}", code_text(code)),
+            _ => format!(
+                "each of {most} times when it was sent alone the broker closed the connection; may this client publish on its topic?"
+            ),
+        };
         self.outbox.refused(token, Refusal::DeadLetter { code, text: text.clone() });
         self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: true });
     }

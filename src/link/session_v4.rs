@@ -42,6 +42,8 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
     let (client, mut events) = AsyncClient::new(options, opening.channel);
     let mut network = NetworkOptions::new();
     network.set_connection_timeout(NETWORK_SECONDS);
+    // Two small packets in a row would wait for the peer's delayed acknowledgement.
+    network.set_tcp_nodelay(true);
     events.set_network_options(network);
     let known = Known { client_id: opening.client_id, host: opening.url.host, kept_qos2: opening.kept_qos2 };
     Ok((Client::V4(client), tokio::spawn(drive(events, tell, known))))

@@ -30,6 +30,10 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
     let keep_alive = opening.keep_alive.max(LEAST_KEEP_ALIVE);
     options.set_keep_alive(keep_alive);
     options.set_connection_timeout(CONNECT_SECONDS);
+    // Two small packets in a row would wait for the peer's delayed acknowledgement.
+    let mut network = options.network_options();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
     options.set_manual_acks(true);
     options.set_outgoing_inflight_upper_limit(opening.span);
     options.set_max_packet_size(Some(opening.max_incoming));

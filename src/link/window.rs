@@ -26,6 +26,7 @@ struct Slot<T> {
 /// Packets on their way to the broker.
 pub struct Window<T> {
     limit: usize,
+    wide: usize,
     span: usize,
     max_bytes: usize,
     handed: VecDeque<Handed<T>>,
@@ -50,6 +51,7 @@ impl<T> Window<T> {
         let limit = usize::from(limit.max(1)).min((span - 1).max(1));
         Window {
             limit,
+            wide: limit,
             span,
             max_bytes,
             handed: VecDeque::new(),
@@ -71,7 +73,12 @@ impl<T> Window<T> {
 
     /// From now on at most `limit` unanswered packets.
     pub fn narrow(&mut self, limit: usize) {
-        self.limit = self.limit.min(limit.max(1));
+        self.limit = self.wide.min(limit.max(1));
+    }
+
+    /// As many as at first.
+    pub fn widen(&mut self) {
+        self.limit = self.wide;
     }
 
     /// A packet of `bytes` was handed to the library; `answered`: the broker will answer it.
@@ -117,7 +124,8 @@ impl<T> Window<T> {
     /// the rest of the connection. True when too little of it is left.
     pub fn shrink(&mut self) -> bool {
         self.lost += 1;
-        self.limit = self.limit.min(self.span.saturating_sub(self.lost + 1).max(1));
+        self.wide = self.wide.min(self.span.saturating_sub(self.lost + 1).max(1));
+        self.limit = self.limit.min(self.wide);
         self.lost * 2 >= self.span
     }
 
@@ -197,6 +205,17 @@ mod tests {
         assert!(!w.room(), "the next id would be 1, which is in use");
         w.answered(1).unwrap();
         assert!(w.room());
+    }
+
+    #[test]
+    fn a_narrowed_window_becomes_wide_again() {
+        let mut w = Window::new(4, 8, 1000);
+        w.narrow(1);
+        fill(&mut w, 1);
+        assert!(!w.room());
+        w.widen();
+        fill(&mut w, 3);
+        assert!(!w.room());
     }
 
     #[test]
