@@ -167,7 +167,7 @@ async fn a_restarted_broker_is_subscribed_again() {
         let mut link = Running::start(config, Memory::new());
         for round in ["one", "two"] {
             assert!(!link.up().await);
-            broker.publish(&["-t", "cmd/x", "-m", round, "-q", "1", "-r"]);
+            broker.publish(&["-t", "cmd/x", "-m", round, "-q", "1", "-r"]).await;
             let incoming = link.incoming().await;
             assert_eq!((incoming.topic.as_str(), incoming.payload.as_slice()), ("cmd/x", round.as_bytes()));
             assert!(incoming.ack != 0 && !incoming.backlog);
@@ -185,7 +185,7 @@ async fn a_restarted_broker_is_subscribed_again() {
 #[tokio::test]
 async fn retained_messages_are_seen_as_retained_and_properties_come_through() {
     let broker = Mosquitto::started("", None);
-    broker.publish(&["-t", "cmd/old", "-m", "ON", "-q", "1", "-r"]);
+    broker.publish(&["-t", "cmd/old", "-m", "ON", "-q", "1", "-r"]).await;
     let mut config = config(&broker.url(), Protocol::V5);
     config.subscriptions = subscription("cmd/#");
     let outbox = Memory::new();
@@ -217,7 +217,7 @@ async fn what_was_not_acknowledged_comes_again_and_what_was_does_not() {
         let mut link = Running::start(config.clone(), Memory::new());
         assert!(!link.up().await);
         for payload in ["a", "b", "c"] {
-            broker.publish(&["-t", "cmd/x", "-m", payload, "-q", "1"]);
+            broker.publish(&["-t", "cmd/x", "-m", payload, "-q", "1"]).await;
         }
         let mut stale = Vec::new();
         for expected in ["a", "b", "c"] {
@@ -237,7 +237,7 @@ async fn what_was_not_acknowledged_comes_again_and_what_was_does_not() {
             assert!(incoming.dup && incoming.backlog);
             link.handle.ack(incoming.ack);
         }
-        broker.publish(&["-t", "cmd/x", "-m", "d", "-q", "1"]);
+        broker.publish(&["-t", "cmd/x", "-m", "d", "-q", "1"]).await;
         assert_eq!(link.incoming().await.payload, b"d");
         link.stop(vec![]).await;
     }
@@ -255,7 +255,7 @@ async fn what_the_broker_stored_while_we_were_away_is_marked_to_the_last_and_liv
         link.stop(vec![]).await;
         // More than the broker sends before it wants an acknowledgement.
         let lines = (0..100).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
-        broker.publish_lines("cmd/x", &lines);
+        broker.publish_lines("cmd/x", &lines).await;
         let mut link = Running::start(config, Memory::new());
         for n in 0..100 {
             let incoming = link.incoming().await;
@@ -266,7 +266,7 @@ async fn what_the_broker_stored_while_we_were_away_is_marked_to_the_last_and_liv
         // The store is empty when the link has asked and nothing came; from then on messages are live.
         let mut live = None;
         for n in 0..200 {
-            broker.publish(&["-t", "cmd/live", "-m", &n.to_string(), "-q", "1"]);
+            broker.publish(&["-t", "cmd/live", "-m", &n.to_string(), "-q", "1"]).await;
             let incoming = link.incoming().await;
             link.handle.ack(incoming.ack);
             if !incoming.backlog {
@@ -397,7 +397,7 @@ async fn messages_of_qos_2_come_in_once_and_are_acknowledged() {
         let mut link = Running::start(config.clone(), Memory::new());
         link.up().await;
         for n in 0..5 {
-            broker.publish(&["-t", "cmd/x", "-m", &n.to_string(), "-q", "2"]);
+            broker.publish(&["-t", "cmd/x", "-m", &n.to_string(), "-q", "2"]).await;
             let incoming = link.incoming().await;
             assert_eq!(incoming.payload, n.to_string().as_bytes());
             link.handle.ack(incoming.ack);
@@ -406,7 +406,7 @@ async fn messages_of_qos_2_come_in_once_and_are_acknowledged() {
         link.stop(vec![]).await;
         let mut link = Running::start(config, Memory::new());
         assert!(link.up().await);
-        broker.publish(&["-t", "cmd/x", "-m", "new", "-q", "2"]);
+        broker.publish(&["-t", "cmd/x", "-m", "new", "-q", "2"]).await;
         assert_eq!(link.incoming().await.payload, b"new");
         let seen = link.stop(vec![]).await;
         assert!(!seen.iter().any(|e| matches!(e, LinkEvent::Down { .. })));

@@ -2,13 +2,14 @@
 //! killed by its pid when dropped.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 pub struct Mosquitto {
     pub port: u16,
@@ -90,23 +91,24 @@ impl Mosquitto {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// Publishes with mosquitto_pub.
-    pub fn publish(&self, args: &[&str]) {
+    /// Publishes with mosquitto_pub; the link goes on meanwhile.
+    pub async fn publish(&self, args: &[&str]) {
         let port = self.port.to_string();
-        let status = Command::new("mosquitto_pub").args(["-h", "127.0.0.1", "-p", &port]).args(args).status().unwrap();
-        assert!(status.success());
+        let mut publisher = tokio::process::Command::new("mosquitto_pub");
+        publisher.args(["-h", "127.0.0.1", "-p", &port]).args(args);
+        assert!(publisher.status().await.unwrap().success());
     }
 
     /// One message a line, by one mosquitto_pub, at QoS 1.
-    pub fn publish_lines(&self, topic: &str, lines: &str) {
+    pub async fn publish_lines(&self, topic: &str, lines: &str) {
         let port = self.port.to_string();
-        let mut publisher = Command::new("mosquitto_pub")
+        let mut publisher = tokio::process::Command::new("mosquitto_pub")
             .args(["-h", "127.0.0.1", "-p", &port, "-t", topic, "-q", "1", "-l"])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        publisher.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-        assert!(publisher.wait().unwrap().success());
+        publisher.stdin.take().unwrap().write_all(lines.as_bytes()).await.unwrap();
+        assert!(publisher.wait().await.unwrap().success());
     }
 }
 
