@@ -1,134 +1,40 @@
-//! The loop that keeps the connection: opens it, greets, empties the outbox through the window, hands up what comes
-//! in, notices when the broker is dead, and tries again.
+//! The loop that keeps the link alive: opens a connection, lets it live, understands its end, tries again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
 
-use super::fit::{Limits, fit};
-use super::reason::{Cause, Ended, Verdict, clean, code_text, refusal_text, verdict};
+use super::life::{Life, Sent, window};
+use super::poison::{Culprit, Poison};
+use super::reason::{Cause, Ended, clean, refusal_text};
 use super::retry::Retry;
-use super::session::{Greeting, Heard, Opening, RECEIVE_MAXIMUM, Report, Session};
+use super::session::{Opening, RECEIVE_MAXIMUM, Report, Session};
 use super::tls::client_config;
 use super::url::BrokerUrl;
-use super::window::Window;
-use super::{LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Refusal, Stop, Subscription};
+use super::{LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop};
 use crate::backoff::Backoff;
-use crate::model::{Incoming, Message, Qos};
+use crate::model::Qos;
 
 /// Greatest payload that goes up; also the greatest packet that is read, at first.
-const MAX_INCOMING: u32 = 1024 * 1024;
+pub(super) const MAX_INCOMING: u32 = 1024 * 1024;
 /// How far a 3.1.1 broker, which cannot be told a limit, is followed once, so that one message cannot end every
 /// connection: it is read, thrown away and acknowledged.
 const MOST_INCOMING: usize = 16 * 1024 * 1024;
-/// Bytes on their way at a time, beside `in_flight`.
-const WINDOW_BYTES: usize = 4 * 1024 * 1024;
-/// Filters in one SUBSCRIBE.
-const FILTERS: usize = 32;
-/// Refused filters are asked for again after this time.
-const RESUBSCRIBE: Duration = Duration::from_secs(300);
-/// Pauses after "not now".
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_CAP: Duration = Duration::from_secs(60);
-/// How long a goodbye may take beyond the deadline of a stop.
-const GOODBYE: Duration = Duration::from_millis(500);
-/// After so many connections that ended on an answer to one record which the library cannot read, it is given up.
-const STRIKES: u32 = 3;
-/// After so many connections that the broker closed when it got one record, and answered nothing, it is given up:
-/// some brokers close on a topic that is not allowed. With the growing pauses this takes minutes.
-const CLOSES: u32 = 10;
-/// Closed later than this after CONNACK it was not the record.
-const AT_ONCE: Duration = Duration::from_secs(5);
-/// So many records pass one by one before the window is as wide as ever.
-const CAREFUL: u32 = 16;
-/// mosquitto ends a 3.1.1 connection with more than 20 unfinished messages of QoS 2, and 3.1.1 cannot say so.
-const QOS2_V311: usize = 16;
-/// Messages for the owner that are collected before it is waited for.
-const PENDING: usize = 64;
-/// Nobody ever subscribes to this: unsubscribing from it changes nothing and is answered, in order.
-const BARRIER: &str = "pinpost/none";
-
-/// What was handed to the library.
-enum Sent {
-    Record(u64),
-    Own(String),
-    Subscribe(Vec<Subscription>),
-    Barrier,
-}
-
-/// What goes out before the outbox's turn.
-enum Own {
-    Publish(Message),
-    Subscribe(Vec<Subscription>),
-    Barrier,
-}
-
-/// A record that seems to end the connection each time it is sent.
-struct Poison {
-    token: u64,
-    strikes: u32,
-}
 
 /// The link; see the room's own page. Made by [`Link::new`], lives in [`Link::run`].
 pub struct Link {
-    config: LinkConfig,
-    outbox: Arc<dyn Outbox>,
+    pub(super) config: LinkConfig,
+    pub(super) outbox: Arc<dyn Outbox>,
     events: mpsc::Sender<LinkEvent>,
-    acks: mpsc::UnboundedReceiver<u64>,
-    stop: watch::Receiver<Option<Stop>>,
+    pub(super) acks: mpsc::UnboundedReceiver<u64>,
+    pub(super) stop: watch::Receiver<Option<Stop>>,
     connections: u64,
     max_incoming: u32,
-    poison: Option<Poison>,
+    pub(super) poison: Poison,
     /// For the owner, in order.
-    pending: VecDeque<LinkEvent>,
-}
-
-/// One connection.
-struct Life {
-    session: Session,
-    url: String,
-    number: u64,
-    window: Window<Sent>,
-    own: VecDeque<Own>,
-    limits: Limits,
-    /// Whether CONNACK came, and when.
-    welcome: Option<Instant>,
-    up: bool,
-    connect_by: Instant,
-    heard: Instant,
-    silence: Duration,
-    /// Last answer, or since when one is due.
-    progress: Instant,
-    paused_until: Option<Instant>,
-    pause: Duration,
-    subscribe_again: Option<(Instant, Vec<Subscription>)>,
-    acks: VecDeque<(u16, bool)>,
-    backlog: Backlog,
-    /// One packet at a time, until the record that ends connections is found.
-    careful: bool,
-    /// Records that the broker took in this connection.
-    taken: u32,
-    leaving: Option<Instant>,
-    goodbye: bool,
-    gone: bool,
-}
-
-/// Whether what comes in was stored while we were away. A broker sends its store piece by piece as we acknowledge, so
-/// the store is empty only when everything was acknowledged and a question asked after that is answered with no
-/// message in between.
-#[derive(Default)]
-struct Backlog {
-    /// The session was kept, and its store may not be empty yet.
-    resumed: bool,
-    /// SUBACKs still to come.
-    subacks: usize,
-    /// Messages that we have not acknowledged.
-    unacked: usize,
-    asked: bool,
-    disturbed: bool,
+    pub(super) pending: VecDeque<LinkEvent>,
 }
 
 impl Link {
@@ -144,7 +50,7 @@ impl Link {
             stop,
             connections: 0,
             max_incoming: MAX_INCOMING,
-            poison: None,
+            poison: Poison::default(),
             pending: VecDeque::new(),
         };
         (link, LinkHandle { acks: acks_in, stop: Arc::new(stop_in) })
@@ -188,7 +94,7 @@ impl Link {
 
     /// Hands the owner what waits for it. A full channel is waited for, which slows the broker down in the end; but
     /// not once the owner wants us to stop, for it may then have stopped listening.
-    async fn tell(&mut self) {
+    pub(super) async fn tell(&mut self) {
         while let Some(event) = self.pending.pop_front() {
             let events = self.events.clone();
             tokio::select! {
@@ -214,14 +120,17 @@ impl Link {
                 }
             }
         }
-        if let Err(ended) = &end {
-            self.look_for_poison(&life, ended);
+        let up_for = life.welcome.map(|w| w.elapsed());
+        if let (Err(ended), Some(up_for)) = (&end, up_for) {
+            let culprit = self.poison.ended(ended.cause, up_for, life.oldest_record(), life.careful);
+            if let Some(Culprit { token, code, text }) = culprit {
+                self.refuse(&mut life, Sent::Record(token), code, text, true);
+            }
         }
         if life.up {
             self.outbox.link_down();
         }
         self.tell().await;
-        let up_for = life.welcome.map(|w| w.elapsed());
         end.err().map(|ended| (self.explain(ended, up_for.is_some()), up_for))
     }
 
@@ -231,7 +140,7 @@ impl Link {
             false => None,
         };
         let config = &self.config;
-        let window = config.in_flight.clamp(1, 32_000);
+        let window = window(config);
         let kept = !config.session_expiry.is_zero();
         let session = Session::open(Opening {
             url: url.clone(),
@@ -248,442 +157,7 @@ impl Link {
             kept_qos2: kept && config.subscriptions.iter().any(|s| s.qos == Qos::ExactlyOnce),
         })?;
         self.connections += 1;
-        let now = Instant::now();
-        Ok(Life {
-            session,
-            url: url.to_string(),
-            number: self.connections,
-            window: Window::new(window, window * 2, WINDOW_BYTES),
-            own: VecDeque::new(),
-            limits: Limits { v5: false, max_qos: Qos::ExactlyOnce, retain: true, max_packet: None },
-            welcome: None,
-            up: false,
-            connect_by: now + config.patience.connect,
-            heard: now,
-            silence: config.keep_alive.mul_f32(1.5),
-            progress: now,
-            paused_until: None,
-            pause: RETRY_FIRST,
-            subscribe_again: None,
-            acks: VecDeque::new(),
-            backlog: Backlog::default(),
-            careful: false,
-            taken: 0,
-            leaving: None,
-            goodbye: false,
-            gone: false,
-        })
-    }
-
-    /// Ok: stopped in order.
-    async fn live(&mut self, life: &mut Life) -> Result<(), Ended> {
-        let outbox = self.outbox.clone();
-        let mut stop = self.stop.clone();
-        let alarm = sleep_until(life.connect_by);
-        tokio::pin!(alarm);
-        loop {
-            loop {
-                let more = self.pump(life);
-                self.tell().await;
-                if !more {
-                    break;
-                }
-            }
-            if life.gone {
-                return Ok(());
-            }
-            let due = self.due(life);
-            if due < alarm.deadline() || alarm.is_elapsed() {
-                alarm.as_mut().reset(due);
-            }
-            tokio::select! {
-                report = life.session.reports.recv() => {
-                    let mut next = report;
-                    let now = Instant::now();
-                    loop {
-                        match next {
-                            Some(Report::Heard(batch)) => {
-                                if batch.iter().any(Heard::from_broker) {
-                                    life.heard = now;
-                                }
-                                for heard in batch {
-                                    self.hear(life, heard)?;
-                                }
-                            }
-                            Some(Report::Ended(_)) if life.goodbye => return Ok(()),
-                            Some(Report::Ended(ended)) => return Err(ended),
-                            None => return Err(Ended::new(Cause::Broken, "the MQTT library stopped unexpectedly")),
-                        }
-                        if self.pending.len() >= PENDING {
-                            break;
-                        }
-                        match life.session.reports.try_recv() {
-                            Ok(report) => next = Some(report),
-                            Err(_) => break,
-                        }
-                    }
-                }
-                () = outbox.wake().notified(), if life.up && life.leaving.is_none() && life.window.room() => {}
-                Some(ack) = self.acks.recv() => self.ack(life, ack),
-                Ok(_) = stop.wait_for(|s| s.is_some()), if life.leaving.is_none() => self.leave(life),
-                () = alarm.as_mut() => self.check(life)?,
-            }
-        }
-    }
-
-    /// The owner wants to stop.
-    fn leave(&mut self, life: &mut Life) {
-        let now = Instant::now();
-        let Some((farewell, deadline)) = self.stop.borrow().as_ref().map(|s| (s.farewell.clone(), s.deadline)) else {
-            return;
-        };
-        life.leaving = Some(deadline.max(now));
-        while let Ok(ack) = self.acks.try_recv() {
-            self.ack(life, ack);
-        }
-        if life.welcome.is_none() {
-            life.gone = true;
-            return;
-        }
-        life.own.clear();
-        life.own.extend(farewell.into_iter().map(Own::Publish));
-    }
-
-    /// Gives the library as much as it may have. True: there is more, once the owner has heard what is pending.
-    fn pump(&mut self, life: &mut Life) -> bool {
-        while let Some(&(id, qos2)) = life.acks.front() {
-            if !life.session.client.ack(id, qos2) {
-                break;
-            }
-            life.acks.pop_front();
-        }
-        if life.welcome.is_none() || life.goodbye {
-            return false;
-        }
-        if let Some(deadline) = life.leaving
-            && ((life.window.is_empty() && life.own.is_empty()) || Instant::now() >= deadline)
-        {
-            life.goodbye = life.session.client.disconnect();
-            return false;
-        }
-        while life.window.room() {
-            if self.pending.len() >= PENDING {
-                return true;
-            }
-            if let Some(own) = life.own.pop_front() {
-                self.send_own(life, own);
-            } else if life.leaving.is_some() {
-                break;
-            } else if !life.up {
-                life.up = true;
-                self.outbox.link_up();
-            } else if life.backlog.ask() {
-                life.own.push_back(Own::Barrier);
-            } else if life.paused_until.is_some() {
-                break;
-            } else if let Some(next) = self.outbox.take() {
-                self.send(life, next.message, Sent::Record(next.token));
-            } else {
-                break;
-            }
-        }
-        false
-    }
-
-    fn send_own(&mut self, life: &mut Life, own: Own) {
-        let due = life.window.waiting();
-        match own {
-            Own::Publish(message) => {
-                let topic = message.topic.clone();
-                self.send(life, message, Sent::Own(topic));
-                return;
-            }
-            Own::Subscribe(filters) => {
-                if life.session.client.subscribe(&filters) {
-                    life.window.handed(Sent::Subscribe(filters), true, 0);
-                }
-            }
-            Own::Barrier => {
-                if life.session.client.unsubscribe(BARRIER) {
-                    life.window.handed(Sent::Barrier, true, 0);
-                }
-            }
-        }
-        if !due {
-            life.progress = Instant::now();
-        }
-    }
-
-    fn send(&mut self, life: &mut Life, mut message: Message, sent: Sent) {
-        if message.qos == Qos::ExactlyOnce && !self.config.session_expiry.is_zero() {
-            // What is sent again takes a new id. In a kept session the broker may still hold that id from before and
-            // would take the message for a repetition: so at QoS 2 it would be swallowed.
-            message.qos = Qos::AtLeastOnce;
-        }
-        let (message, size) = match fit(message, &life.limits) {
-            Ok(fits) => fits,
-            Err(text) => {
-                let code = if text.contains("takes at most") { 0x95 } else { 0x90 };
-                self.refuse(life, sent, code, text);
-                return;
-            }
-        };
-        let answered = message.qos != Qos::AtMostOnce;
-        if answered && !life.window.waiting() {
-            life.progress = Instant::now();
-        }
-        if !life.limits.v5 && message.qos == Qos::ExactlyOnce && !life.careful {
-            life.window.narrow(QOS2_V311);
-        }
-        if life.session.client.publish(message) {
-            life.window.handed(sent, answered, size);
-        } else if let Sent::Record(token) = sent {
-            // The library's channel is longer than the window; this is for the day when it is not.
-            self.outbox.refused(token, Refusal::Retry);
-            life.paused_until = Some(Instant::now() + RETRY_FIRST);
-        }
-    }
-
-    /// A message that will not or cannot be delivered.
-    fn refuse(&mut self, life: &mut Life, sent: Sent, code: u8, text: String) {
-        let retry = verdict(code) == Verdict::Retry;
-        match sent {
-            Sent::Record(token) => {
-                let refusal = match retry {
-                    true => Refusal::Retry,
-                    false => Refusal::DeadLetter { code, text: text.clone() },
-                };
-                self.outbox.refused(token, refusal);
-                self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: !retry });
-            }
-            Sent::Own(topic) => {
-                let topic = clean(&topic);
-                self.pending.push_back(LinkEvent::Problem(format!("the broker does not take {topic}: {text}")));
-            }
-            Sent::Subscribe(_) | Sent::Barrier => {}
-        }
-        if retry {
-            life.paused_until = Some(Instant::now() + life.pause);
-            life.pause = (life.pause * 2).min(RETRY_CAP);
-        }
-    }
-
-    fn hear(&mut self, life: &mut Life, heard: Heard) -> Result<(), Ended> {
-        match heard {
-            Heard::Up(greeting) => self.welcome(life, &greeting)?,
-            Heard::Written(id) => match life.window.written(id) {
-                Ok(Some(Sent::Record(token))) => self.outbox.done(token),
-                Ok(_) => {}
-                Err(_) => return Err(Ended::new(Cause::GaveUp, "lost count of the packets on their way")),
-            },
-            Heard::Goodbye => life.gone_soon(),
-            Heard::Progress => life.progress = Instant::now(),
-            Heard::Answered { id, code, text, shrinks } => {
-                if shrinks && life.window.shrink() {
-                    return Err(Ended::new(Cause::GaveUp, "too many refused messages of QoS 2; connecting anew"));
-                }
-                let Some(sent) = life.window.answered(id) else { return Ok(()) };
-                life.progress = Instant::now();
-                self.answered(life, sent, code, text);
-            }
-            Heard::Subscribed { id, results } => {
-                if let Some(Sent::Subscribe(filters)) = life.window.answered(id) {
-                    life.progress = Instant::now();
-                    life.backlog.subacks = life.backlog.subacks.saturating_sub(1);
-                    self.subscribed(life, filters, &results);
-                }
-            }
-            Heard::Message { incoming, id, qos2 } => self.message(life, incoming, id, qos2),
-            Heard::Pulse => {}
-        }
-        Ok(())
-    }
-
-    fn answered(&mut self, life: &mut Life, sent: Sent, code: u8, text: Option<String>) {
-        if matches!(sent, Sent::Barrier) {
-            life.backlog.answered();
-            return;
-        }
-        if verdict(code) == Verdict::Done {
-            life.pause = RETRY_FIRST;
-            if let Sent::Record(token) = sent {
-                if self.poison.as_ref().is_some_and(|p| p.token == token) {
-                    self.poison = None;
-                }
-                life.taken = life.taken.saturating_add(1);
-                if life.careful && life.taken == CAREFUL {
-                    life.careful = false;
-                    life.window.widen();
-                }
-                self.outbox.done(token);
-            }
-            return;
-        }
-        let text = match text {
-            Some(said) if !said.is_empty() => format!("{}: {}", code_text(code), clean(&said)),
-            _ => code_text(code),
-        };
-        self.refuse(life, sent, code, text);
-    }
-
-    fn welcome(&mut self, life: &mut Life, greeting: &Greeting) -> Result<(), Ended> {
-        if greeting.receive_max == 0 {
-            return Err(Ended::new(Cause::Broken, "the broker allows no message at all (Receive Maximum 0)"));
-        }
-        let now = Instant::now();
-        let session_present = greeting.session_present;
-        self.pending.push_back(LinkEvent::Up { url: life.url.clone(), session_present });
-        life.welcome = Some(now);
-        life.heard = now;
-        life.limits = Limits {
-            v5: self.config.protocol == Protocol::V5,
-            max_qos: greeting.max_qos,
-            retain: greeting.retain,
-            max_packet: greeting.max_packet,
-        };
-        let window = self.config.in_flight.clamp(1, 32_000);
-        // The library's ids go round at the lesser of its own limit and the broker's.
-        life.window = Window::new(window, (window * 2).min(greeting.receive_max), WINDOW_BYTES);
-        if self.poison.is_some() {
-            life.careful = true;
-            life.window.narrow(1);
-        }
-        if let Some(theirs) = greeting.keep_alive {
-            life.silence = theirs.mul_f32(1.5);
-        }
-        life.own.extend(self.config.hello.iter().cloned().map(Own::Publish));
-        let (good, bad): (Vec<_>, Vec<_>) =
-            self.config.subscriptions.iter().cloned().partition(|s| rumqttc::valid_filter(&s.filter));
-        for s in bad {
-            let filter = clean(&s.filter);
-            self.pending.push_back(LinkEvent::Problem(format!("{filter} is no MQTT topic filter; not subscribed")));
-        }
-        life.own.extend(good.chunks(FILTERS).map(|c| Own::Subscribe(c.to_vec())));
-        life.backlog =
-            Backlog { resumed: greeting.session_present, subacks: good.len().div_ceil(FILTERS), ..Backlog::default() };
-        Ok(())
-    }
-
-    fn subscribed(&mut self, life: &mut Life, filters: Vec<Subscription>, results: &[Result<u8, u8>]) {
-        let mut refused = Vec::new();
-        for (i, subscription) in filters.into_iter().enumerate() {
-            let Some(Err(code)) = results.get(i) else { continue };
-            let (filter, why) = (clean(&subscription.filter), code_text(*code));
-            self.pending
-                .push_back(LinkEvent::Problem(format!("the broker refused to subscribe us to {filter}: {why}")));
-            refused.push(subscription);
-        }
-        if !refused.is_empty() {
-            let again = life.subscribe_again.get_or_insert_with(|| (Instant::now() + RESUBSCRIBE, Vec::new()));
-            again.1.extend(refused);
-        }
-    }
-
-    fn message(&mut self, life: &mut Life, mut incoming: Incoming, id: u16, qos2: bool) {
-        if incoming.payload.len() > MAX_INCOMING as usize {
-            let (topic, size) = (clean(&incoming.topic), incoming.payload.len());
-            self.pending.push_back(LinkEvent::Problem(format!(
-                "a message of {size} bytes on {topic} was thrown away; at most {MAX_INCOMING} are taken"
-            )));
-            if id != 0 {
-                life.acks.push_back((id, qos2));
-            }
-            return;
-        }
-        incoming.backlog = life.backlog.resumed;
-        if id != 0 {
-            life.backlog.unacked += 1;
-            life.backlog.disturbed = true;
-            incoming.ack = (life.number << 17) | (u64::from(qos2) << 16) | u64::from(id);
-        }
-        self.pending.push_back(LinkEvent::Incoming(incoming));
-    }
-
-    fn ack(&mut self, life: &mut Life, ack: u64) {
-        if ack >> 17 == life.number {
-            life.backlog.unacked = life.backlog.unacked.saturating_sub(1);
-            life.acks.push_back(((ack & 0xFFFF) as u16, ack & 0x1_0000 != 0));
-        }
-    }
-
-    /// When something has to be looked at, if nothing happens before.
-    fn due(&self, life: &Life) -> Instant {
-        let mut due = match life.welcome {
-            None => life.connect_by,
-            Some(_) => life.heard + life.silence,
-        };
-        if life.window.waiting() {
-            due = due.min(life.progress + self.config.patience.answers);
-        }
-        if let Some(at) = life.paused_until {
-            due = due.min(at);
-        }
-        if let Some((at, _)) = &life.subscribe_again {
-            due = due.min(*at);
-        }
-        if let Some(at) = life.leaving {
-            due = due.min(if Instant::now() >= at { at + GOODBYE } else { at });
-        }
-        due
-    }
-
-    fn check(&mut self, life: &mut Life) -> Result<(), Ended> {
-        let now = Instant::now();
-        let seconds = |d: Duration| d.as_secs_f32().ceil();
-        if life.leaving.is_some_and(|at| now >= at + GOODBYE) {
-            life.gone = true;
-            return Ok(());
-        }
-        if life.welcome.is_none() {
-            if now >= life.connect_by {
-                let text = format!("no answer within {} s", seconds(self.config.patience.connect));
-                return Err(Ended::new(Cause::Unreachable, text));
-            }
-            return Ok(());
-        }
-        if now >= life.heard + life.silence {
-            let text = format!("nothing was heard of the broker for {} s", seconds(life.silence));
-            return Err(Ended::new(Cause::GaveUp, text));
-        }
-        if life.window.waiting() && now >= life.progress + self.config.patience.answers {
-            let text = format!("the broker acknowledged nothing for {} s", seconds(self.config.patience.answers));
-            return Err(Ended::new(Cause::GaveUp, text));
-        }
-        if life.paused_until.is_some_and(|at| now >= at) {
-            life.paused_until = None;
-        }
-        if let Some((_, filters)) = life.subscribe_again.take_if(|(at, _)| now >= *at) {
-            life.own.push_back(Own::Subscribe(filters));
-        }
-        Ok(())
-    }
-
-    /// A record that ends every connection is found (with one packet at a time it is surely the oldest) and given up.
-    fn look_for_poison(&mut self, life: &Life, ended: &Ended) {
-        let quick = life.welcome.is_some_and(|w| w.elapsed() < AT_ONCE);
-        let (code, most) = match ended.cause {
-            Cause::StrangeAnswer(code) => (code, STRIKES),
-            Cause::Broken if quick => (0x80, CLOSES),
-            _ => return,
-        };
-        let Some(&Sent::Record(token)) = life.window.oldest() else { return };
-        let strikes = match &self.poison {
-            Some(p) if p.token == token && life.careful => p.strikes + 1,
-            _ => 1,
-        };
-        if strikes < most {
-            self.poison = Some(Poison { token, strikes });
-            return;
-        }
-        self.poison = None;
-        let text = match ended.cause {
-            Cause::StrangeAnswer(code) => format!("each time it is sent the broker answers with {}", code_text(code)),
-            _ => format!(
-                "each of {most} times when it was sent alone the broker closed the connection; may this client publish on its topic?"
-            ),
-        };
-        self.outbox.refused(token, Refusal::DeadLetter { code, text: text.clone() });
-        self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: true });
+        Ok(Life::new(session, self.connections, url, config))
     }
 
     /// Makes the end of a connection understandable where the session alone could not.
@@ -711,33 +185,6 @@ impl Link {
                 Ended::new(ended.cause, text)
             }
             _ => ended,
-        }
-    }
-}
-
-impl Life {
-    /// DISCONNECT is written; the broker closes next, which is waited for a moment so that it surely reads it.
-    fn gone_soon(&mut self) {
-        self.leaving = Some(Instant::now());
-        self.goodbye = true;
-    }
-}
-
-impl Backlog {
-    /// Whether to ask now if the store is empty.
-    fn ask(&mut self) -> bool {
-        let ask = self.resumed && !self.asked && self.subacks == 0 && self.unacked == 0;
-        if ask {
-            self.asked = true;
-            self.disturbed = false;
-        }
-        ask
-    }
-    /// The question was answered.
-    fn answered(&mut self) {
-        self.asked = false;
-        if !self.disturbed {
-            self.resumed = false;
         }
     }
 }

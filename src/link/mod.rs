@@ -19,8 +19,11 @@
 //! each connection is a fresh client and event loop, because a used one carries packets and ids over; it is polled in
 //! a task that is never interrupted but only ended as a whole; answers read before an error are taken first.
 
+mod backlog;
 mod connection;
 mod fit;
+mod life;
+mod poison;
 mod reason;
 mod retry;
 mod session;
