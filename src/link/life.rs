@@ -161,7 +161,7 @@ impl Link {
                     loop {
                         match next {
                             Some(Report::Heard(batch)) => {
-                                if batch.iter().any(Heard::from_broker) {
+                                if batch.iter().any(Heard::is_from_broker) {
                                     life.heard = now;
                                 }
                                 for heard in batch {

@@ -71,7 +71,7 @@ pub(super) enum Heard {
 
 impl Heard {
     /// Whether it came from the broker.
-    pub fn from_broker(&self) -> bool {
+    pub fn is_from_broker(&self) -> bool {
         !matches!(self, Heard::Written(_) | Heard::Goodbye)
     }
 }

@@ -243,6 +243,11 @@ impl Running {
         }
     }
 
+    /// Until it has ended by itself.
+    pub async fn ended(self) {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the link ends").unwrap();
+    }
+
     /// As if the process were killed.
     pub async fn abort(self) {
         self.task.abort();
