@@ -1,4 +1,5 @@
 //! pinpost: GPIO pins and serial frames to MQTT and back. The map of the house comes with the rooms.
+pub mod backoff;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -1,0 +1,190 @@
+//! The loop that keeps the link alive: opens a connection, lets it live, understands its end, tries again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::life::{Life, Sent, window};
+use super::poison::{Culprit, Poison};
+use super::reason::{Cause, Ended, clean, refusal_text};
+use super::retry::Retry;
+use super::session::{Opening, RECEIVE_MAXIMUM, Report, Session};
+use super::tls::client_config;
+use super::url::BrokerUrl;
+use super::{LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop};
+use crate::backoff::Backoff;
+use crate::model::Qos;
+
+/// Greatest payload that goes up; also the greatest packet that is read, at first.
+pub(super) const MAX_INCOMING: u32 = 1024 * 1024;
+/// How far a 3.1.1 broker, which cannot be told a limit, is followed once, so that one message cannot end every
+/// connection: it is read, thrown away and acknowledged.
+const MOST_INCOMING: usize = 16 * 1024 * 1024;
+
+/// The link; see the room's own page. Made by [`Link::new`], lives in [`Link::run`].
+pub struct Link {
+    pub(super) config: LinkConfig,
+    pub(super) outbox: Arc<dyn Outbox>,
+    events: mpsc::Sender<LinkEvent>,
+    pub(super) acks: mpsc::UnboundedReceiver<u64>,
+    pub(super) stop: watch::Receiver<Option<Stop>>,
+    connections: u64,
+    max_incoming: u32,
+    pub(super) poison: Poison,
+    /// For the owner, in order.
+    pub(super) pending: VecDeque<LinkEvent>,
+}
+
+impl Link {
+    /// A link that is not running yet, and the handle to it.
+    pub fn new(config: LinkConfig, outbox: Arc<dyn Outbox>, events: mpsc::Sender<LinkEvent>) -> (Link, LinkHandle) {
+        let (acks_in, acks) = mpsc::unbounded_channel();
+        let (stop_in, stop) = watch::channel(None);
+        let link = Link {
+            config,
+            outbox,
+            events,
+            acks,
+            stop,
+            connections: 0,
+            max_incoming: MAX_INCOMING,
+            poison: Poison::default(),
+            pending: VecDeque::new(),
+        };
+        (link, LinkHandle { acks: acks_in, stop: Arc::new(stop_in) })
+    }
+
+    /// Keeps the connection until [`LinkHandle::stop`].
+    pub async fn run(mut self) {
+        if self.config.urls.is_empty() {
+            self.pending.push_back(LinkEvent::Problem("no broker is configured; set mqtt: { url: … }".into()));
+            self.tell().await;
+            return;
+        }
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
+        let mut retry = Retry::new(self.config.urls.len(), backoff);
+        let mut at = 0;
+        while self.stop.borrow().is_none() {
+            let Some(url) = self.config.urls.get(at).cloned() else { return };
+            let Some((ended, up_for)) = self.connection(&url).await else { break };
+            let next = retry.ended(ended.cause, up_for);
+            let mut reason = ended.text;
+            if next.taken_over {
+                let id = clean(&self.config.client_id);
+                reason =
+                    format!("{reason}; another client uses the id {id}: give each its own mqtt: {{ client_id: … }}");
+            }
+            at = next.url;
+            let (url, was_up) = (url.to_string(), up_for.is_some());
+            self.pending.push_back(LinkEvent::Down { url, reason, was_up, retry_in: next.wait });
+            self.tell().await;
+            let _ = tokio::time::timeout(next.wait, self.asked_to_stop()).await;
+        }
+        self.tell().await;
+    }
+
+    /// Ready when the owner wants the link to end; never, when nobody can ask for it any more.
+    async fn asked_to_stop(&mut self) {
+        if self.stop.wait_for(|s| s.is_some()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Hands the owner what waits for it. A full channel is waited for, which slows the broker down in the end; but
+    /// not once the owner wants us to stop, for it may then have stopped listening.
+    pub(super) async fn tell(&mut self) {
+        while let Some(event) = self.pending.pop_front() {
+            let events = self.events.clone();
+            tokio::select! {
+                biased;
+                room = events.reserve() => if let Ok(room) = room { room.send(event) },
+                () = self.asked_to_stop() => { let _ = events.try_send(event); }
+            }
+        }
+    }
+
+    /// One connection from the first byte to the last. `None`: stopped in order.
+    async fn connection(&mut self, url: &BrokerUrl) -> Option<(Ended, Option<Duration>)> {
+        let mut life = match self.open(url) {
+            Ok(life) => life,
+            Err(ended) => return Some((ended, None)),
+        };
+        let end = self.live(&mut life).await;
+        // What was answered before the end is done; only then the rest is given up.
+        while let Ok(report) = life.session.reports.try_recv() {
+            if let Report::Heard(batch) = report {
+                for heard in batch {
+                    let _ = self.hear(&mut life, heard);
+                }
+            }
+        }
+        let up_for = life.welcome.map(|w| w.elapsed());
+        if let (Err(ended), Some(up_for)) = (&end, up_for) {
+            let culprit = self.poison.ended(ended.cause, up_for, life.oldest_record(), life.careful);
+            if let Some(Culprit { token, code, text }) = culprit {
+                self.refuse(&mut life, Sent::Record(token), code, text, true);
+            }
+        }
+        if life.up {
+            self.outbox.link_down();
+        }
+        self.tell().await;
+        end.err().map(|ended| (self.explain(ended, up_for.is_some()), up_for))
+    }
+
+    fn open(&mut self, url: &BrokerUrl) -> Result<Life, Ended> {
+        let tls = match url.scheme.tls() {
+            true => Some(client_config(&self.config.tls).map_err(|e| Ended::new(Cause::Unreachable, e))?),
+            false => None,
+        };
+        let config = &self.config;
+        let window = window(config);
+        let kept = !config.session_expiry.is_zero();
+        let session = Session::open(Opening {
+            url: url.clone(),
+            protocol: config.protocol,
+            client_id: config.client_id.clone(),
+            login: config.login.clone(),
+            tls,
+            keep_alive: config.keep_alive,
+            session_expiry: config.session_expiry,
+            will: config.will.clone(),
+            span: window * 2,
+            channel: usize::from(window) + 2 * usize::from(RECEIVE_MAXIMUM),
+            max_incoming: self.max_incoming,
+            kept_qos2: kept && config.subscriptions.iter().any(|s| s.qos == Qos::ExactlyOnce),
+        })?;
+        self.connections += 1;
+        Ok(Life::new(session, self.connections, url, config))
+    }
+
+    /// Makes the end of a connection understandable where the session alone could not.
+    fn explain(&mut self, ended: Ended, was_up: bool) -> Ended {
+        match ended.cause {
+            Cause::StrangeAnswer(code) if !was_up => {
+                Ended::new(Cause::Refused, refusal_text(code, &self.config.client_id))
+            }
+            Cause::Broken if !was_up && self.config.protocol == Protocol::V5 => Ended::new(
+                Cause::Refused,
+                format!(
+                    "{} before it answered; if it does not speak MQTT 5, set mqtt: {{ protocol: 3.1.1 }}",
+                    ended.text
+                ),
+            ),
+            Cause::TooBig(size) => {
+                let text = format!(
+                    "{}; at most {} are taken. Look for a large message, perhaps a retained one, on a topic that pinpost subscribes to",
+                    ended.text, self.max_incoming
+                );
+                if self.config.protocol == Protocol::V311 && size <= MOST_INCOMING {
+                    self.max_incoming = MOST_INCOMING as u32;
+                }
+                self.pending.push_back(LinkEvent::Problem(text.clone()));
+                Ended::new(ended.cause, text)
+            }
+            _ => ended,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The link, against a real mosquitto and against a broker that misbehaves on command.
+
+#[path = "link/faults.rs"]
+mod faults;
+#[path = "support/link_outbox.rs"]
+mod link_outbox;
+#[path = "support/mosquitto_link.rs"]
+mod mosquitto;
+#[path = "support/observer.rs"]
+mod observer;
+#[path = "link/real_broker.rs"]
+mod real_broker;
+#[path = "support/scripted_broker.rs"]
+mod scripted_broker;
