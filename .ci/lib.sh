@@ -1,0 +1,31 @@
+# Shared by the scripts in this folder, to be sourced. Stages tell their seconds; a tool that is missing is a failure.
+
+export DEBIAN_FRONTEND=noninteractive
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Tools that are not Debian packages, kept between runs on one machine.
+tools=${PINPOST_CI_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/pinpost-ci}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n -E "$@"; fi
+}
+
+apt_get() {
+    as_root apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
+}
+
+# need TOOL PACKAGE: the tool runs, or this is the end.
+need() {
+    command -v "$1" >/dev/null || { echo "$1 is missing; it comes with $2" >&2; exit 1; }
+}
+
+# stage NAME COMMAND…: announces it, runs it, tells its seconds. The first failure ends the run.
+stage() {
+    local name=$1 begin=$SECONDS status=0
+    shift
+    printf '\n==> %s\n' "$name"
+    # In a process of its own, so that `set -e` holds inside.
+    (set -euo pipefail; "$@") &
+    wait $! || status=$?
+    printf '<== %s: %s s\n' "$name" $((SECONDS - begin))
+    [ "$status" = 0 ] || { printf '\nFAILED: %s (exit %s)\n' "$name" "$status" >&2; exit "$status"; }
+}
