@@ -20,7 +20,7 @@ contents=$(dpkg-deb -c "$deb")
 echo "$contents"
 
 has() {
-    grep -qE "^$1 root/root .* \./$2\$" <<<"$contents" || { echo "the package lacks $2 with mode $1" >&2; exit 1; }
+    grep -qE "^$1 (root/root|0/0) .* \./$2\$" <<<"$contents" || { echo "the package lacks $2 with mode $1" >&2; exit 1; }
 }
 has -rwxr-xr-x usr/bin/pinpost
 has -rw-r----- etc/pinpost/config.yaml
