@@ -11,7 +11,7 @@ target=aarch64-unknown-linux-gnu
 
 install_tools() {
     as_root dpkg --add-architecture arm64
-    apt_get update
+    apt_update
     apt_get install --no-install-recommends cargo-web rustc-web libstd-rust-web-dev:arm64 \
         gcc-aarch64-linux-gnu libc6-dev-arm64-cross >/dev/null
 }

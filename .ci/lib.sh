@@ -1,7 +1,7 @@
+# shellcheck shell=bash disable=SC2034
 # Shared by the scripts in this folder, to be sourced. Stages tell their seconds; a tool that is missing is a failure.
 
 export DEBIAN_FRONTEND=noninteractive
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Tools that are not Debian packages, kept between runs on one machine.
 tools=${PINPOST_CI_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/pinpost-ci}
 
@@ -11,6 +11,12 @@ as_root() {
 
 apt_get() {
     as_root apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
+}
+
+# The package lists. A mirror that is just being refreshed spoils one of them for a while: the installation that
+# follows judges whether what is there is enough.
+apt_update() {
+    apt_get update || { sleep 10; apt_get update; } || echo "apt-get update failed; going on with the lists at hand" >&2
 }
 
 # need TOOL PACKAGE: the tool runs, or this is the end.
