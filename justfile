@@ -1,0 +1,50 @@
+# `just` lists them. Every recipe is one line that can be typed without just.
+
+pi := "aarch64-unknown-linux-gnu"
+
+# What there is.
+_default:
+    @just --list
+
+# The one test command.
+test:
+    cargo test
+
+# Everything that must hold before a change lands; installs what it needs (Debian bookworm).
+ci:
+    bash .ci/run
+
+# The main job without hardware and without a broker.
+demo time="10s":
+    cargo run --release -- demo --for {{time}}
+
+# The program for a Pi, in a container: just cross [armv7-unknown-linux-gnueabihf | arm-unknown-linux-gnueabihf].
+cross target=pi:
+    CROSS_CONFIG=cross.toml cross build --release --target {{target}}
+
+# The same for a 64-bit Pi with Debian's packages, without a container.
+cross-debian:
+    .ci/cross.sh install
+    .ci/cross.sh build
+
+# The Debian package for this machine.
+deb:
+    cargo build --release --locked
+    .ci/deb.sh
+
+# The Debian package for a 64-bit Pi, from `just cross-debian`.
+deb-pi: cross-debian
+    .ci/deb.sh {{pi}}
+
+# The benchmarks.
+bench:
+    cargo bench
+
+# Licences, sources, bans and advisories (fetches the advisory database).
+deny:
+    cargo deny check
+
+# The formatter and the linter.
+lint:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
