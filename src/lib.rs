@@ -1,8 +1,10 @@
 //! pinpost: GPIO pins and serial frames to MQTT and back. The map of the house comes with the rooms.
 pub mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod device;
 pub mod engine;
 pub mod hal;
 pub mod link;

@@ -31,6 +31,11 @@ pub use source::{MAX_FILE, When, read, read_secret};
 /// The beginning of the file.
 const START: Place = Place { line: 1, col: 1, len: 1 };
 
+/// The word of `words` that was probably meant by `typed`.
+pub fn near<'a>(typed: &str, words: &'a [String]) -> Option<&'a str> {
+    hint::near(typed, words.iter().map(String::as_str))
+}
+
 /// A word of an open list (a device kind, a filter) with the schema of what may follow it.
 #[derive(Clone, Copy)]
 pub struct Word {

@@ -344,7 +344,13 @@ fn json(value: &serde_yaml::Value) -> serde_json::Value {
         Yaml::String(s) => Json::String(s.clone()),
         Yaml::Sequence(list) => list.iter().map(json).collect(),
         Yaml::Mapping(map) => {
-            Json::Object(map.iter().filter_map(|(k, v)| Some((k.as_str()?.to_owned(), json(v)))).collect())
+            let key = |k: &Yaml| match k {
+                Yaml::String(s) => Some(s.clone()),
+                Yaml::Number(n) => Some(n.to_string()),
+                Yaml::Bool(b) => Some(b.to_string()),
+                _ => None,
+            };
+            Json::Object(map.iter().filter_map(|(k, v)| Some((key(k)?, json(v)))).collect())
         }
     }
 }
@@ -391,21 +397,6 @@ impl JsonSchema for Protocol {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "enum": [5, "5", "3.1.1"] })
-    }
-}
-
-/// A scalar as its text, whatever YAML takes it for; a key or value of a free table.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Plain(pub String);
-
-impl<'de> Deserialize<'de> for Plain {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        match serde_yaml::Value::deserialize(d)? {
-            serde_yaml::Value::String(s) => Ok(Plain(s)),
-            serde_yaml::Value::Number(n) => Ok(Plain(n.to_string())),
-            serde_yaml::Value::Bool(b) => Ok(Plain(b.to_string())),
-            _ => Err(D::Error::custom("write a single value")),
-        }
     }
 }
 

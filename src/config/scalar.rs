@@ -193,6 +193,17 @@ impl fmt::Display for UsbId {
     }
 }
 
+/// A scalar as its text, whatever YAML takes it for; a key or value of a free table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Plain(pub String);
+
+impl FromStr for Plain {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Plain, String> {
+        Ok(Plain(s.to_owned()))
+    }
+}
+
 /// Text that is never shown: `Debug` and `Display` print stars.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(String);
@@ -287,6 +298,7 @@ scalars! {
     OnOff, "on-off", "yes or no", "true";
     Pin, "pin", "a pin", "17";
     UsbId, "usb-id", "a USB id", "0403";
+    Plain, "plain", "a single value", "open";
     Secret, "secret", "a secret", "${MQTT_PASSWORD}";
 }
 

@@ -1,2 +1,260 @@
-//! DECISIONS.
+//! DECISIONS. Everything between a reading and its message, between a message and a pin, in one place without I/O:
+//! [`Engine::handle`] takes an [`Event`] and the present moment and gives [`Effect`]s.
+//!
+//! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
+//! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself).
+
+pub mod bridge;
+pub mod commands;
 pub mod filters;
+pub mod outputs;
+pub mod points;
+
+use std::collections::BTreeMap;
+
+use crate::model::{
+    Action, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority, Quality,
+    Stamp, Ticket, Value,
+};
+use crate::wire::{Record, Topics};
+
+use bridge::Bridge;
+use commands::Commands;
+use filters::Chain;
+use outputs::{Forced, Outputs};
+use points::Points;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A device read something.
+    Reading {
+        /// Which point.
+        point: PointId,
+        /// What.
+        value: Value,
+        /// Whether to believe it.
+        quality: Quality,
+        /// When.
+        taken: Stamp,
+    },
+    /// A device works, or no longer.
+    Device(DeviceId, DeviceStatus),
+    /// A device has done what [`Effect::Act`] asked, and read this back; or why not.
+    Acted(Ticket, Result<Option<Value>, String>),
+    /// A subscription brought this.
+    Incoming(Incoming),
+    /// The broker is there.
+    LinkUp,
+    /// The broker is gone.
+    LinkDown,
+    /// The level of a simulated output.
+    SimLevel(u8, bool),
+    /// Readings that were lost, as [`bridge`] reports them.
+    Gap(bridge::GapReport),
+    /// Something a person should know and mend.
+    Problem(String),
+    /// The time given by [`Engine::next_wake`] has come.
+    Wake,
+    /// The daemon stops in order: outputs take their `on_stop`.
+    Stop,
+}
+
+/// What is to be done about it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Through the queue to the broker.
+    Send(Outgoing),
+    /// A device is to act and to answer with [`Event::Acted`].
+    Act(DeviceId, Ticket, Action),
+    /// A message was acted on or refused: acknowledge it to the broker.
+    Ack(u64),
+    /// An input pin of the simulated board is to be driven.
+    DriveSim(u8, bool),
+    /// `bridge/health` is to be collected and sent; with a topic, an answer is wanted there as well.
+    Health(Option<commands::Reply>),
+}
+
+/// A message on its way to the queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outgoing {
+    /// Whether it is a reading and takes a number.
+    pub reading: bool,
+    /// Importance.
+    pub priority: Priority,
+    /// Messages of one lane keep their order.
+    pub lane: u64,
+    /// What is kept while the broker is away.
+    pub deliver: Deliver,
+    /// When it is worth nothing.
+    pub expires: Option<Mono>,
+    /// Whose, for reports of loss.
+    pub source: String,
+    /// The message.
+    pub record: Record,
+}
+
+/// What the engine is made of.
+pub struct Setup {
+    /// The gateway's topics and what it listens to.
+    pub topics: Topics,
+    /// Devices, in the order of their ids.
+    pub devices: Vec<DeviceSpec>,
+    /// Points, in the order of their ids.
+    pub points: Vec<PointSpec>,
+    /// Filters, in the order of the points.
+    pub chains: Vec<Chain>,
+    /// What `bridge/info` says.
+    pub info: bridge::Info,
+    /// This run of the daemon.
+    pub run: u64,
+}
+
+/// The engine.
+pub struct Engine {
+    topics: Topics,
+    devices: Vec<DeviceSpec>,
+    names: BTreeMap<String, DeviceId>,
+    points: Points,
+    outputs: Outputs,
+    commands: Commands,
+    bridge: Bridge,
+    up: bool,
+    lost: Mono,
+}
+
+impl Engine {
+    /// An engine for a plan.
+    pub fn new(setup: Setup, now: &Now) -> Engine {
+        let sources = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
+        Engine {
+            names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
+            outputs: Outputs::new(&setup.devices, now.mono),
+            bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
+            points: Points::new(setup.points, sources, setup.chains, setup.run),
+            commands: Commands::default(),
+            topics: setup.topics,
+            devices: setup.devices,
+            up: false,
+            lost: now.mono,
+        }
+    }
+
+    /// Decides.
+    pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        match event {
+            Event::Reading { point, value, quality, taken } => self.reading(point, value, quality, taken, now, fx),
+            Event::Device(device, status) => self.status(device, status, now, fx),
+            Event::Acted(ticket, result) => self.acted(ticket, result, now, fx),
+            Event::Incoming(message) => self.incoming(message, now, fx),
+            Event::LinkUp => {
+                self.up = true;
+                self.outputs.broker(true, now.mono);
+                self.bridge.announce(&self.topics, &self.devices, now, fx);
+                self.points.announce(self.lost, now, fx);
+            }
+            Event::LinkDown => {
+                if self.up {
+                    self.lost = now.mono;
+                }
+                self.up = false;
+                self.outputs.broker(false, now.mono);
+            }
+            Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
+            Event::Gap(gap) => self.bridge.gap(&self.topics, &gap, now, fx),
+            Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
+            Event::Wake => self.wake(now, fx),
+            Event::Stop => {
+                let writes = self.outputs.stop(now.mono);
+                self.force(writes, false, now, fx);
+            }
+        }
+    }
+
+    /// When to send [`Event::Wake`].
+    pub fn next_wake(&self) -> Option<Mono> {
+        let bridge = self.up.then(|| self.bridge.next_wake());
+        [self.points.next_wake(), self.outputs.next_wake(), self.commands.next_wake(), bridge]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether devices still owe answers.
+    pub fn busy(&self) -> bool {
+        self.commands.pending() > 0
+    }
+
+    fn wake(&mut self, now: &Now, fx: &mut Vec<Effect>) {
+        self.points.due(now, fx);
+        let forced = self.outputs.due(now.mono);
+        self.force(forced, true, now, fx);
+        for ticket in self.commands.overdue(now.mono) {
+            self.acted(ticket, Err("the device did not answer in time".into()), now, fx);
+        }
+        if self.up && self.bridge.next_wake() <= now.mono {
+            self.bridge.health_sent(now.mono);
+            fx.push(Effect::Health(None));
+        }
+    }
+
+    fn reading(
+        &mut self,
+        point: PointId,
+        value: Value,
+        quality: Quality,
+        taken: Stamp,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let device = self.points.spec(point).map(|p| p.device);
+        if let (Some(device), Value::Bool(on)) = (device, &value)
+            && self.outputs.has(device)
+        {
+            let forced = self.outputs.settled(device, Some(*on), now.mono);
+            self.force(forced, true, now, fx);
+        }
+        self.points.reading(point, value, quality, taken, now, fx);
+    }
+
+    fn status(&mut self, device: DeviceId, status: DeviceStatus, now: &Now, fx: &mut Vec<Effect>) {
+        if let DeviceStatus::Offline(_) = status {
+            self.outputs.lost(device);
+            for point in self.devices.get(device.0 as usize).into_iter().flat_map(|d| &d.points) {
+                self.points.hush(*point);
+            }
+            let reason = format!("{} went offline", self.device_name(device));
+            for ticket in self.commands.of_device(device) {
+                self.acted(ticket, Err(reason.clone()), now, fx);
+            }
+        }
+        self.bridge.status(&self.topics, &self.devices, device, status, now, fx);
+    }
+
+    /// Carries out writes that nobody wished, and says so.
+    fn force(&mut self, writes: impl IntoIterator<Item = Forced>, tell: bool, now: &Now, fx: &mut Vec<Effect>) {
+        for write in writes {
+            if tell {
+                self.bridge.limit(&self.topics, self.device_name(write.device), write.on, &write.reason, now, fx);
+            }
+            let ticket = self.commands.forced(write.device, now.mono);
+            fx.push(Effect::Act(write.device, ticket, Action::Set(Value::Bool(write.on))));
+        }
+    }
+
+    fn device_name(&self, device: DeviceId) -> &str {
+        self.devices.get(device.0 as usize).map_or("", |d| &d.name)
+    }
+}
+
+/// How reports of loss name a point: `door`, or `weather/temperature` where the device has several.
+fn source(devices: &[DeviceSpec], point: &PointSpec) -> String {
+    match devices.get(point.device.0 as usize) {
+        Some(device) if device.points.len() > 1 => format!("{}/{}", device.name, point.name),
+        Some(device) => device.name.clone(),
+        None => point.name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use super::{Filter, FilterWord, read};
 use crate::config::Word;
-use crate::config::raw::Plain;
+use crate::config::scalar::Plain;
 use crate::model::{Mono, Value};
 
 pub(super) const WORD: FilterWord = FilterWord {

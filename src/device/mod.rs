@@ -1,0 +1,280 @@
+//! KINDS: what a device of the YAML can be. A kind is one file and one word in [`KINDS`].
+//!
+//! A kind reads its keys at a [`Desk`], where it claims what only one device may hold and reports what is wrong at its
+//! place. It gives a [`Built`]: points, verbs, limits, and a [`Driver`], the task that will run. A driver ends with an
+//! error when its hardware fails; the supervisor says `offline`, waits and runs it again.
+
+mod digital_in;
+mod digital_out;
+mod serial;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::config::raw::{Params, PointKeys};
+use crate::config::{Places, Word};
+use crate::hal::port::PortSpec;
+use crate::hal::{Board, HalError};
+use crate::model::{
+    Action, DeviceCounters, DeviceId, DeviceStatus, OutputLimits, Place, PointId, Problem, Quality, Stamp, Ticket,
+    Value,
+};
+
+/// A word of the list of kinds.
+pub struct Kind {
+    /// Name, summary and schema, for the configuration.
+    pub word: Word,
+    /// Reads a device's keys; `None` if a problem was reported that leaves nothing to run.
+    pub build: fn(&Params, &mut Desk) -> Option<Built>,
+}
+
+/// The list.
+pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, serial::KIND];
+
+/// A point as its kind wants it.
+pub struct PointDraft {
+    /// Name within the device.
+    pub name: String,
+    /// The keys any point has.
+    pub keys: PointKeys,
+    /// Path of those keys below the device, for problems: empty, or `points`, name.
+    pub path: Vec<String>,
+    /// Whether it holds a state that lasts.
+    pub stateful: bool,
+}
+
+/// An output's pin as `safe-state` needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SafePin {
+    /// BCM number.
+    pub pin: u8,
+    /// Whether its safe state is the high level.
+    pub high: bool,
+}
+
+/// A device, ready to be run.
+pub struct Built {
+    /// Its points.
+    pub points: Vec<PointDraft>,
+    /// Verbs said to its points.
+    pub point_verbs: Vec<&'static str>,
+    /// Verbs said to the device.
+    pub device_verbs: Vec<&'static str>,
+    /// Limits of its output.
+    pub output: Option<OutputLimits>,
+    /// Its pin's safe level.
+    pub safe: Option<SafePin>,
+    /// What it is made of, a line each, for `explain`.
+    pub notes: Vec<String>,
+    /// The task.
+    pub driver: Box<dyn Driver>,
+}
+
+/// Where a kind reads its keys.
+pub struct Desk<'a> {
+    /// The device's name.
+    pub name: &'a str,
+    /// Places of the file.
+    pub places: &'a Places,
+    /// Problems found so far.
+    pub problems: &'a mut Vec<Problem>,
+    /// Pins taken so far: who took them, and where.
+    pub pins: &'a mut Vec<(u8, String, Option<Place>)>,
+    /// Ports by name; `None` for one that is wrong itself.
+    pub ports: &'a dyn Fn(&str) -> Option<Option<PortSpec>>,
+    /// Names of all ports.
+    pub port_names: &'a [String],
+    /// Ports taken so far.
+    pub ports_taken: &'a mut Vec<(String, String, Option<Place>)>,
+}
+
+impl Desk<'_> {
+    /// The place of a key's value below the device.
+    pub fn place(&self, path: &[&str]) -> Option<Place> {
+        self.places.value(&[&["devices", self.name], path].concat())
+    }
+    /// Whether a key was written.
+    pub fn written(&self, path: &[&str]) -> bool {
+        self.places.has(&[&["devices", self.name], path].concat())
+    }
+    /// Reports an error at a key.
+    pub fn error(&mut self, path: &[&str], text: impl Into<String>, help: impl Into<String>) {
+        let place = self.place(path);
+        self.problems.push(Problem::error(place, text).help(help));
+    }
+    /// Reads the keys, or reports why they cannot be read.
+    pub fn read<T: serde::de::DeserializeOwned>(&mut self, params: &Params) -> Option<T> {
+        match params.read_at() {
+            Ok(keys) => Some(keys),
+            Err((path, text)) => {
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                let place = self.place(&path);
+                self.problems.push(Problem::error(place, text));
+                None
+            }
+        }
+    }
+    /// Takes a pin for this device alone.
+    pub fn claim_pin(&mut self, pin: u8, path: &[&str]) {
+        let place = self.place(path);
+        match self.pins.iter().find(|(p, ..)| *p == pin) {
+            Some((_, owner, first)) => self.problems.push(
+                Problem::error(place, format!("GPIO{pin} is already used by device `{owner}`"))
+                    .related(*first, format!("`{owner}` uses it here"))
+                    .help("a pin belongs to one device; give one of the two another pin"),
+            ),
+            None => self.pins.push((pin, self.name.to_owned(), place)),
+        }
+    }
+    /// Takes a port for this device alone.
+    pub fn claim_port(&mut self, port: &str, path: &[&str]) -> Option<PortSpec> {
+        let place = self.place(path);
+        let Some(spec) = (self.ports)(port) else {
+            if !self.places.dropped(&["ports", port]) {
+                let near = crate::config::near(port, self.port_names);
+                let help = match (near, self.port_names) {
+                    (Some(near), _) => format!("did you mean `{near}`?"),
+                    (None, []) => format!("declare it: ports: {{ {port}: {{ path: /dev/serial/by-id/… }} }}"),
+                    (None, names) => format!("the ports are {}", names.join(", ")),
+                };
+                self.problems.push(Problem::error(place, format!("there is no port `{port}`")).help(help));
+            }
+            return None;
+        };
+        if let Some((_, owner, first)) = self.ports_taken.iter().find(|(p, ..)| p == port) {
+            self.problems.push(
+                Problem::error(place, format!("port `{port}` is already used by device `{owner}`"))
+                    .related(*first, format!("`{owner}` uses it here"))
+                    .help("a port belongs to one device; put all its points there"),
+            );
+            return None;
+        }
+        self.ports_taken.push((port.to_owned(), self.name.to_owned(), place));
+        spec
+    }
+}
+
+/// Why a driver ended.
+#[derive(Debug, Clone)]
+pub struct DeviceError(pub String);
+
+impl From<HalError> for DeviceError {
+    fn from(e: HalError) -> DeviceError {
+        DeviceError(e.text)
+    }
+}
+
+/// A future of a driver's.
+pub type Task<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A device's task.
+pub trait Driver: Send + Sync {
+    /// Runs until the hardware fails. `Ok` only when the daemon has dropped the other ends.
+    fn run<'a>(&'a self, context: &'a mut Context) -> Task<'a, Result<(), DeviceError>>;
+    /// Waits until trying again may help, at most `longest`.
+    fn wait(&self, longest: Duration) -> Task<'_, ()> {
+        Box::pin(tokio::time::sleep(longest))
+    }
+}
+
+/// Counters that a task raises and the hub reads.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// See [`DeviceCounters`].
+    pub frames: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub bad_frames: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub dropped_bytes: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub readings: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub errors: AtomicU64,
+}
+
+impl Counters {
+    /// Adds to one of them.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+    /// The figures now.
+    pub fn read(&self) -> DeviceCounters {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        DeviceCounters {
+            frames: get(&self.frames),
+            bad_frames: get(&self.bad_frames),
+            dropped_bytes: get(&self.dropped_bytes),
+            readings: get(&self.readings),
+            errors: get(&self.errors),
+        }
+    }
+}
+
+/// What a device tells the hub.
+#[derive(Debug)]
+pub enum Report {
+    /// A reading.
+    Reading {
+        /// Which point.
+        point: PointId,
+        /// What.
+        value: Value,
+        /// Whether to believe it.
+        quality: Quality,
+        /// When.
+        taken: Stamp,
+    },
+    /// It works, or no longer.
+    Status(DeviceId, DeviceStatus),
+    /// It has done what was asked.
+    Acted(Ticket, Result<Option<Value>, String>),
+}
+
+/// A device's end of the daemon.
+pub struct Context {
+    /// Which device.
+    pub id: DeviceId,
+    /// Its name, for logs.
+    pub name: String,
+    /// Its points, in the order of [`Built::points`].
+    pub points: Vec<PointId>,
+    /// The machine's pins.
+    pub board: Arc<dyn Board>,
+    /// Time.
+    pub clock: Arc<Clock>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// To the hub; bounded, so that a flood slows its own device only.
+    pub up: mpsc::Sender<Report>,
+    /// From the hub.
+    pub actions: mpsc::Receiver<(Ticket, Action)>,
+    /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
+    pub start_safe: bool,
+}
+
+impl Context {
+    /// Hands a reading over. Waits while the hub is behind.
+    pub async fn reading(&self, point: usize, value: Value, quality: Quality, at: Instant) {
+        let Some(point) = self.points.get(point).copied() else { return };
+        Counters::add(&self.counters.readings, 1);
+        let taken = self.clock.stamp(at);
+        let _ = self.up.send(Report::Reading { point, value, quality, taken }).await;
+    }
+    /// Says that it works.
+    pub async fn online(&self) {
+        let _ = self.up.send(Report::Status(self.id, DeviceStatus::Online)).await;
+    }
+    /// Answers an action.
+    pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, String>) {
+        if result.is_err() {
+            Counters::add(&self.counters.errors, 1);
+        }
+        let _ = self.up.send(Report::Acted(ticket, result)).await;
+    }
+}

@@ -1,0 +1,204 @@
+//! What the gateway says of itself: info, availability, events, the levels of simulated outputs, when health is due.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::model::{Deliver, DeviceId, DeviceSpec, DeviceStatus, Message, Mono, Now, Priority, Properties, Qos};
+use crate::wire::payload::time_text;
+use crate::wire::{Record, Topics};
+
+use super::{Effect, Outgoing};
+
+/// Time between two `bridge/health`.
+pub const HEALTH: Duration = Duration::from_secs(60);
+
+/// What `bridge/info` says.
+#[derive(Debug, Clone, Default)]
+pub struct Info {
+    /// The program's version.
+    pub version: String,
+    /// Short digest of the configuration.
+    pub config: String,
+    /// The gateway's id.
+    pub id: String,
+    /// Its name for people.
+    pub name: Option<String>,
+    /// Where it stands.
+    pub area: Option<String>,
+    /// The board, for people.
+    pub board: String,
+}
+
+/// Readings that were lost, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapReport {
+    /// First number lost.
+    pub from: u64,
+    /// Last number lost.
+    pub to: u64,
+    /// How many.
+    pub count: u64,
+    /// Why.
+    pub reason: String,
+    /// Whose, where all are of one point.
+    pub point: Option<String>,
+}
+
+/// What the gateway says of itself.
+pub struct Bridge {
+    info: Info,
+    status: Vec<Option<DeviceStatus>>,
+    levels: BTreeMap<u8, bool>,
+    health_at: Mono,
+}
+
+/// Lanes of the bridge's own messages lie above those of points.
+const LANE: u64 = 1 << 32;
+
+/// A message of the bridge's own, for the queue.
+pub(super) fn own(topic: String, payload: Vec<u8>, retain: bool, deliver: Deliver, content_type: &str) -> Effect {
+    let lane = topic.bytes().fold(LANE, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3) | LANE);
+    let properties = Properties { content_type: Some(content_type.into()), ..Properties::default() };
+    let record = Record::Message(Box::new(Message { topic, payload, qos: Qos::AtLeastOnce, retain, properties }));
+    Effect::Send(Outgoing {
+        reading: false,
+        priority: Priority::Control,
+        lane,
+        deliver,
+        expires: None,
+        source: "bridge".into(),
+        record,
+    })
+}
+
+impl Bridge {
+    /// Nothing is known of any device yet.
+    pub fn new(info: Info, devices: usize, now: Mono) -> Bridge {
+        Bridge { info, status: vec![None; devices], levels: BTreeMap::new(), health_at: now.after(HEALTH) }
+    }
+
+    /// Everything a broker must know that has just come (back).
+    pub fn announce(&mut self, topics: &Topics, devices: &[DeviceSpec], now: &Now, fx: &mut Vec<Effect>) {
+        let list: Map<String, Json> =
+            devices.iter().map(|d| (d.name.clone(), json!({ "kind": d.kind, "verbs": d.verbs }))).collect();
+        let info = json!({
+            "version": self.info.version,
+            "config": self.info.config,
+            "id": self.info.id,
+            "name": self.info.name,
+            "area": self.info.area,
+            "board": self.info.board,
+            "devices": list,
+        });
+        fx.push(own(topics.bridge("info"), info.to_string().into_bytes(), true, Deliver::None, "application/json"));
+        for (device, status) in devices.iter().zip(&self.status) {
+            if let Some(status) = status {
+                fx.push(availability(topics, device, status));
+            }
+        }
+        for (pin, high) in &self.levels {
+            fx.push(level(topics, *pin, *high));
+        }
+        self.health_sent(now.mono);
+        fx.push(Effect::Health(None));
+    }
+
+    /// A device's status, as far as it is news.
+    pub fn status(
+        &mut self,
+        topics: &Topics,
+        devices: &[DeviceSpec],
+        device: DeviceId,
+        status: DeviceStatus,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let i = device.0 as usize;
+        let (Some(spec), Some(slot)) = (devices.get(i), self.status.get_mut(i)) else { return };
+        if slot.as_ref() == Some(&status) {
+            return;
+        }
+        let word_changed = slot.as_ref().map(DeviceStatus::word) != Some(status.word());
+        if word_changed {
+            fx.push(availability(topics, spec, &status));
+        }
+        let was_offline = matches!(slot, Some(DeviceStatus::Offline(_)));
+        *slot = Some(status.clone());
+        match &status {
+            DeviceStatus::Offline(why) => {
+                let about = json!({ "event": "offline", "device": spec.name, "reason": why });
+                self.event(topics, about, now, fx);
+            }
+            DeviceStatus::Online if was_offline => {
+                self.event(topics, json!({ "event": "online", "device": spec.name }), now, fx);
+            }
+            DeviceStatus::Online => {}
+        }
+    }
+
+    /// The status of a device, where it is known.
+    pub fn status_of(&self, device: DeviceId) -> Option<&DeviceStatus> {
+        self.status.get(device.0 as usize)?.as_ref()
+    }
+
+    /// The level of a simulated output.
+    pub fn sim_level(&mut self, topics: &Topics, pin: u8, high: bool, fx: &mut Vec<Effect>) {
+        if self.levels.insert(pin, high) != Some(high) {
+            fx.push(level(topics, pin, high));
+        }
+    }
+
+    /// Readings were lost.
+    pub fn gap(&self, topics: &Topics, gap: &GapReport, now: &Now, fx: &mut Vec<Effect>) {
+        let mut about = json!({
+            "event": "gap", "from": gap.from, "to": gap.to, "count": gap.count, "reason": gap.reason,
+        });
+        if let (Some(map), Some(point)) = (about.as_object_mut(), &gap.point) {
+            map.insert("point".into(), json!(point));
+        }
+        self.event(topics, about, now, fx);
+    }
+
+    /// Something a person should mend.
+    pub fn problem(&self, topics: &Topics, text: &str, now: &Now, fx: &mut Vec<Effect>) {
+        self.event(topics, json!({ "event": "problem", "text": text }), now, fx);
+    }
+
+    /// An output was moved by a limit.
+    pub fn limit(&self, topics: &Topics, device: &str, on: bool, reason: &str, now: &Now, fx: &mut Vec<Effect>) {
+        let about =
+            json!({ "event": "limit", "device": device, "to": if on { "ON" } else { "OFF" }, "reason": reason });
+        self.event(topics, about, now, fx);
+    }
+
+    /// Anything, on `bridge/event`.
+    pub fn event(&self, topics: &Topics, mut about: Json, now: &Now, fx: &mut Vec<Effect>) {
+        if let Some(map) = about.as_object_mut() {
+            map.insert("time".into(), json!(time_text(now.wall)));
+        }
+        let payload = about.to_string().into_bytes();
+        fx.push(own(topics.bridge("event"), payload, false, Deliver::All, "application/json"));
+    }
+
+    /// When `bridge/health` is due.
+    pub fn next_wake(&self) -> Mono {
+        self.health_at
+    }
+
+    /// `bridge/health` was asked for.
+    pub fn health_sent(&mut self, now: Mono) {
+        self.health_at = now.after(HEALTH);
+    }
+}
+
+fn availability(topics: &Topics, device: &DeviceSpec, status: &DeviceStatus) -> Effect {
+    let payload = status.word().as_bytes().to_vec();
+    own(topics.availability(&device.name), payload, true, Deliver::Latest, "text/plain")
+}
+
+fn level(topics: &Topics, pin: u8, high: bool) -> Effect {
+    let payload = if high { b"1" } else { b"0" };
+    own(topics.sim_pin(pin), payload.to_vec(), true, Deliver::Latest, "text/plain")
+}

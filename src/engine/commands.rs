@@ -1,0 +1,477 @@
+//! Commands: who may wish what, and the answers.
+//!
+//! A command is judged in this order: understood, not retained, not old news, not a duplicate, known and allowed; then
+//! its output's limits are asked. It is acknowledged to the broker when it was acted on or refused, and answered once.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::config::scalar::Span;
+use crate::model::{
+    Action, Deliver, DeviceId, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority, Properties, Qos,
+    Ticket, Value, Wall,
+};
+use crate::wire::command::{self, Switch};
+use crate::wire::payload;
+use crate::wire::{Record, Route, Topics};
+
+use super::outputs::{Verdict, Wish};
+use super::{Effect, Engine, Outgoing};
+
+/// How long a device may take to act.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many ids are remembered, so that a redelivery is executed once.
+const REMEMBERED: usize = 1024;
+/// How long an answer is worth sending.
+const ANSWER_HOLDS: Duration = Duration::from_secs(300);
+
+/// Where an answer goes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reply {
+    /// Topic; `None`: nobody wants it.
+    pub topic: Option<String>,
+    /// MQTT 5 correlation data.
+    pub correlation: Option<Vec<u8>>,
+    /// The sender's id.
+    pub id: Option<String>,
+    /// `transaction` of a request, echoed.
+    pub transaction: Option<Json>,
+}
+
+/// A command that a device is carrying out.
+struct Pending {
+    device: DeviceId,
+    deadline: Mono,
+    /// `None`: nobody wished it.
+    wished: Option<Wished>,
+}
+
+struct Wished {
+    verb: String,
+    value: Option<Value>,
+    reply: Reply,
+    ack: u64,
+    key: Option<String>,
+}
+
+/// What is being carried out, and what was.
+#[derive(Default)]
+pub struct Commands {
+    next: u64,
+    pending: HashMap<Ticket, Pending>,
+    /// Ids with their outcomes; `None` while it is being carried out.
+    seen: VecDeque<(String, Option<Outcome>)>,
+}
+
+impl Commands {
+    /// A ticket for a write that nobody wished.
+    pub fn forced(&mut self, device: DeviceId, now: Mono) -> Ticket {
+        self.enter(device, now, None)
+    }
+    fn enter(&mut self, device: DeviceId, now: Mono, wished: Option<Wished>) -> Ticket {
+        self.next += 1;
+        let ticket = Ticket(self.next);
+        self.pending.insert(ticket, Pending { device, deadline: now.after(PATIENCE), wished });
+        ticket
+    }
+    /// How many are being carried out.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+    /// When the first of them is overdue.
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.pending.values().map(|p| p.deadline).min()
+    }
+    /// Those that are overdue.
+    pub fn overdue(&self, now: Mono) -> Vec<Ticket> {
+        self.tickets(|p| p.deadline <= now)
+    }
+    /// Those of a device.
+    pub fn of_device(&self, device: DeviceId) -> Vec<Ticket> {
+        self.tickets(|p| p.device == device)
+    }
+    fn tickets(&self, which: impl Fn(&Pending) -> bool) -> Vec<Ticket> {
+        let mut all: Vec<_> = self.pending.iter().filter(|(_, p)| which(p)).map(|(t, _)| *t).collect();
+        all.sort();
+        all
+    }
+    fn remember(&mut self, key: String, outcome: Option<Outcome>) {
+        if let Some(entry) = self.seen.iter_mut().find(|(k, _)| *k == key) {
+            entry.1 = outcome;
+            return;
+        }
+        if self.seen.len() == REMEMBERED {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((key, outcome));
+    }
+}
+
+/// A command taken apart, with all that its judgement needs.
+struct Asked {
+    device: DeviceId,
+    point: Option<PointId>,
+    verb: String,
+    wish: command::Wish,
+    reply: Reply,
+}
+
+impl Engine {
+    /// A message came in.
+    pub(super) fn incoming(&mut self, message: Incoming, now: &Now, fx: &mut Vec<Effect>) {
+        let Some(route) = self.topics.route(&message.topic).cloned() else {
+            // a subscription that an earlier configuration left at the broker
+            fx.push(Effect::Ack(message.ack));
+            return;
+        };
+        match route {
+            Route::SimPin(pin) => {
+                match command::switch(&Value::Text(String::from_utf8_lossy(&message.payload).into()), "high", "low") {
+                    Some(Switch::On) => fx.push(Effect::DriveSim(pin, true)),
+                    Some(Switch::Off) => fx.push(Effect::DriveSim(pin, false)),
+                    _ => {
+                        let text = format!("{}: write 1 or 0 to drive a simulated pin", message.topic);
+                        self.bridge.problem(&self.topics, &text, now, fx);
+                    }
+                }
+                fx.push(Effect::Ack(message.ack));
+            }
+            Route::Request(verb) => self.request(&verb, &message, now, fx),
+            Route::Device { device, point, verb } => {
+                let reply = self.reply_to(&message, Topics::result_of(&message.topic));
+                match command::parse(&message) {
+                    Ok(wish) => {
+                        let reply = Reply { id: wish.id.clone(), ..reply };
+                        self.command(Asked { device, point, verb, wish, reply }, &message, now, fx);
+                    }
+                    Err(text) => {
+                        let outcome = Outcome::because(OutcomeKind::Rejected, text);
+                        self.answer(Some(device), &verb, None, &reply, &outcome, now, fx);
+                        fx.push(Effect::Ack(message.ack));
+                    }
+                }
+            }
+        }
+    }
+
+    fn reply_to(&self, message: &Incoming, otherwise: String) -> Reply {
+        let topic = match &message.properties.response_topic {
+            Some(topic) => Some(topic.clone()).filter(|t| crate::wire::topics::check_topic(t).is_ok()),
+            None => Some(otherwise),
+        };
+        Reply { topic, correlation: message.properties.correlation.clone(), ..Reply::default() }
+    }
+
+    /// `bridge/request/<verb>`.
+    fn request(&mut self, verb: &str, message: &Incoming, now: &Now, fx: &mut Vec<Effect>) {
+        let mut reply = self.reply_to(message, self.topics.response(verb));
+        let body: Json = match message.payload.as_slice() {
+            [] => json!({}),
+            bytes => serde_json::from_slice(bytes).unwrap_or(Json::Null),
+        };
+        let refuse = |engine: &Engine, reply: &Reply, text: String, fx: &mut Vec<Effect>| {
+            engine.answer(None, verb, None, reply, &Outcome::because(OutcomeKind::Rejected, text), now, fx);
+            fx.push(Effect::Ack(message.ack));
+        };
+        let Json::Object(map) = body else {
+            return refuse(self, &reply, "a request is a JSON object".into(), fx);
+        };
+        reply.transaction = map.get("transaction").cloned();
+        if message.retain {
+            return refuse(
+                self,
+                &reply,
+                "a retained request is old news; publish it without the retain flag".into(),
+                fx,
+            );
+        }
+        if verb == "health" {
+            fx.push(Effect::Health(Some(reply)));
+            fx.push(Effect::Ack(message.ack));
+            return;
+        }
+        let text = |key: &str| map.get(key).and_then(Json::as_str);
+        let Some(name) = text("device") else {
+            return refuse(self, &reply, "`device` is missing: {\"device\":\"pump\",\"value\":\"ON\"}".into(), fx);
+        };
+        let Some(&device) = self.names.get(name) else {
+            let known = self.names.keys().take(20).cloned().collect::<Vec<_>>().join(", ");
+            return refuse(self, &reply, format!("there is no device `{name}`; there are {known}"), fx);
+        };
+        let point = match text("point") {
+            None => None,
+            Some(wanted) => match self.point_named(device, wanted) {
+                Some(id) => Some(id),
+                None => return refuse(self, &reply, format!("{name} has no point `{wanted}`"), fx),
+            },
+        };
+        let verb_wanted = text("verb").unwrap_or("set").to_owned();
+        let Some(value) = map.get("value").cloned().or_else(|| (verb_wanted == "get").then_some(Json::Null)) else {
+            return refuse(self, &reply, "`value` is missing: {\"device\":\"pump\",\"value\":\"ON\"}".into(), fx);
+        };
+        // the same envelope as on a device's own topic
+        let mut envelope: Map<String, Json> = map
+            .iter()
+            .filter(|(k, _)| matches!(k.as_str(), "id" | "ttl" | "time"))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        envelope.insert("value".into(), value);
+        let inner = Incoming { payload: Json::Object(envelope).to_string().into_bytes(), ..message.clone() };
+        match command::parse(&inner) {
+            Ok(wish) => {
+                let reply = Reply { id: wish.id.clone(), ..reply };
+                self.command(Asked { device, point, verb: verb_wanted, wish, reply }, message, now, fx);
+            }
+            Err(text) => refuse(self, &reply, text, fx),
+        }
+    }
+
+    fn point_named(&self, device: DeviceId, name: &str) -> Option<PointId> {
+        let points = &self.devices.get(device.0 as usize)?.points;
+        points.iter().copied().find(|p| self.points.spec(*p).is_some_and(|s| s.name == name))
+    }
+
+    /// Judges a command and has it carried out or refused.
+    fn command(&mut self, asked: Asked, message: &Incoming, now: &Now, fx: &mut Vec<Effect>) {
+        let key = asked.wish.id.as_ref().map(|id| format!("{}/{}/{id}", asked.device.0, asked.verb));
+        if let Some(key) = &key
+            && let Some((_, outcome)) = self.commands.seen.iter().find(|(k, _)| k == key)
+        {
+            // executed once; the sender who asks again is told again what came of it
+            if let Some(outcome) = outcome.clone() {
+                self.answer(Some(asked.device), &asked.verb, None, &asked.reply, &outcome, now, fx);
+            }
+            fx.push(Effect::Ack(message.ack));
+            return;
+        }
+        let verdict = match self.refusal(&asked, message, now) {
+            Some(outcome) => Err(outcome),
+            None => self.decide(&asked, now, fx),
+        };
+        match verdict {
+            Ok(action) => {
+                let value = match &action {
+                    Action::Set(value) => Some(value.clone()),
+                    Action::Send(_) => None,
+                };
+                if let Some(key) = &key {
+                    self.commands.remember(key.clone(), None);
+                }
+                let wished = Wished { verb: asked.verb, value, reply: asked.reply, ack: message.ack, key };
+                let ticket = self.commands.enter(asked.device, now.mono, Some(wished));
+                fx.push(Effect::Act(asked.device, ticket, action));
+            }
+            Err(outcome) => {
+                if let Some(key) = key {
+                    // a busy or refused wish may come true when it is repeated
+                    if matches!(outcome.kind, OutcomeKind::Done | OutcomeKind::Unchanged) {
+                        self.commands.remember(key, Some(outcome.clone()));
+                    }
+                }
+                self.answer(Some(asked.device), &asked.verb, None, &asked.reply, &outcome, now, fx);
+                fx.push(Effect::Ack(message.ack));
+            }
+        }
+    }
+
+    /// Why a command is not even looked at.
+    fn refusal(&self, asked: &Asked, message: &Incoming, now: &Now) -> Option<Outcome> {
+        let device = self.devices.get(asked.device.0 as usize)?;
+        let limits = device.output.as_ref();
+        if asked.verb == "get" {
+            return None;
+        }
+        if message.retain && !limits.is_some_and(|l| l.accept_retained) {
+            let text =
+                "a retained command is old news; publish it without the retain flag (or set accept_retained: true)";
+            return Some(Outcome::because(OutcomeKind::Rejected, text));
+        }
+        let wish = &asked.wish;
+        if message.backlog && wish.ttl.is_none() && wish.time.is_none() && message.properties.expiry.is_none() {
+            let text = "the broker kept it while the gateway was away; give it a ttl, a time or a message expiry";
+            return Some(Outcome::because(OutcomeKind::Expired, text));
+        }
+        if let Some(time) = wish.time {
+            if !now.synced {
+                let text = "the gateway's clock is not set yet, so the age of the command is unknown";
+                return Some(Outcome::because(OutcomeKind::Rejected, text));
+            }
+            let holds = wish.ttl.or(limits.map(|l| l.command_ttl));
+            if let Some(holds) = holds
+                && age(time, now) > holds
+            {
+                let text = format!("it was wished {} ago and holds for {}", Span(age(time, now)), Span(holds));
+                return Some(Outcome::because(OutcomeKind::Expired, text));
+            }
+        } else if message.backlog && wish.ttl.is_some() {
+            let text = "the broker kept it while the gateway was away, and without a `time` its ttl cannot be judged";
+            return Some(Outcome::because(OutcomeKind::Expired, text));
+        }
+        if message.dup && wish.id.is_none() && !idempotent(&asked.verb, &wish.value) {
+            let text = "it was delivered before and has no id, so it may have been executed; send it with an id";
+            return Some(Outcome::because(OutcomeKind::Rejected, text));
+        }
+        None
+    }
+
+    /// What a command comes to: an action, or the answer at once.
+    fn decide(&mut self, asked: &Asked, now: &Now, fx: &mut Vec<Effect>) -> Result<Action, Outcome> {
+        let no = |text: String| Err(Outcome::because(OutcomeKind::Rejected, text));
+        let Some(device) = self.devices.get(asked.device.0 as usize) else {
+            return no("there is no such device".into());
+        };
+        if !device.verbs.contains(&asked.verb) {
+            return no(format!("{} does not know `{}`; it knows {}", device.name, asked.verb, device.verbs.join(", ")));
+        }
+        let wish = match asked.verb.as_str() {
+            "get" => {
+                let points = asked.point.map_or_else(|| device.points.clone(), |p| vec![p]);
+                let only = points.len() == 1;
+                let mut value = None;
+                for point in points {
+                    value = self.points.again(point, now, fx).or(value);
+                }
+                return match value {
+                    Some(value) => Err(Outcome::done(only.then_some(value))),
+                    None => Err(Outcome::because(OutcomeKind::Failed, "nothing has been read yet")),
+                };
+            }
+            "send" => {
+                return match &asked.wish.value {
+                    Value::Bytes(b) => Ok(Action::Send(b.clone())),
+                    other => Ok(Action::Send(other.to_string().into_bytes())),
+                };
+            }
+            "pulse" => match asked.wish.value.to_string().trim().parse::<Span>() {
+                Ok(d) if !d.0.is_zero() => Wish::Pulse(d.0),
+                Ok(_) => return no("a pulse of no time".into()),
+                Err(text) => return no(text),
+            },
+            _ => {
+                let point = asked.point.or_else(|| device.points.first().copied());
+                let words = point.and_then(|p| self.points.spec(p));
+                let (on, off) = words.map_or(("ON", "OFF"), |p| (p.payload_on.as_str(), p.payload_off.as_str()));
+                match command::switch(&asked.wish.value, on, off) {
+                    Some(Switch::On) => Wish::Be(true),
+                    Some(Switch::Off) => Wish::Be(false),
+                    Some(Switch::Toggle) => Wish::Toggle,
+                    None => {
+                        let shown: String = asked.wish.value.to_string().chars().take(40).collect();
+                        return no(format!("`{shown}` is not {on}, {off} or TOGGLE"));
+                    }
+                }
+            }
+        };
+        match self.outputs.wish(asked.device, wish, now.mono) {
+            Verdict::Write(on) => Ok(Action::Set(Value::Bool(on))),
+            Verdict::Answer(outcome) => Err(outcome),
+        }
+    }
+
+    /// A device has acted, or has not.
+    pub(super) fn acted(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Option<Value>, String>,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some(pending) = self.commands.pending.remove(&ticket) else { return };
+        if self.outputs.has(pending.device) {
+            let read = match &result {
+                Ok(Some(Value::Bool(on))) => Some(*on),
+                _ => None,
+            };
+            let forced = self.outputs.settled(pending.device, read, now.mono);
+            self.force(forced, true, now, fx);
+            // the state follows the pin, not the wish
+            if let (Some(on), Some(point)) =
+                (read, self.devices.get(pending.device.0 as usize).and_then(|d| d.points.first()))
+            {
+                self.points.reading(*point, Value::Bool(on), Default::default(), now.stamp(), now, fx);
+            }
+        }
+        let Some(wished) = pending.wished else { return };
+        let outcome = match (result, &wished.value) {
+            (Ok(read), Some(value)) if read.as_ref() != Some(value) => {
+                let text = match &read {
+                    Some(read) => format!("it reads back {read}"),
+                    None => "it could not be read back".into(),
+                };
+                Outcome { value: read, ..Outcome::because(OutcomeKind::Failed, text) }
+            }
+            (Ok(read), _) => Outcome::done(read),
+            (Err(text), _) if pending.deadline <= now.mono => Outcome::because(OutcomeKind::Timeout, text),
+            (Err(text), _) => Outcome::because(OutcomeKind::Failed, text),
+        };
+        if let Some(key) = wished.key {
+            self.commands.remember(key, Some(outcome.clone()));
+        }
+        let value = wished.value.as_ref();
+        self.answer(Some(pending.device), &wished.verb, value, &wished.reply, &outcome, now, fx);
+        fx.push(Effect::Ack(wished.ack));
+    }
+
+    /// Answers the sender, and tells the others on `bridge/event`.
+    fn answer(
+        &self,
+        device: Option<DeviceId>,
+        verb: &str,
+        wished: Option<&Value>,
+        reply: &Reply,
+        outcome: &Outcome,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let mut map = payload::outcome(outcome, reply.id.as_deref(), now.wall);
+        if let Some(transaction) = &reply.transaction {
+            map.insert("transaction".into(), transaction.clone());
+        }
+        if let Some(device) = device {
+            let mut event = json!({ "event": "command", "device": self.device_name(device), "verb": verb });
+            if let Some(about) = event.as_object_mut() {
+                if let Some(wished) = wished {
+                    about.insert("wished".into(), payload::to_json(wished, "ON", "OFF"));
+                }
+                about.extend(map.iter().filter(|(k, _)| *k != "time").map(|(k, v)| (k.clone(), v.clone())));
+            }
+            self.bridge.event(&self.topics, event, now, fx);
+        }
+        fx.extend(send_reply(reply, map, now.mono));
+    }
+}
+
+/// An answer on its way.
+pub fn send_reply(reply: &Reply, map: Map<String, Json>, now: Mono) -> Option<Effect> {
+    let topic = reply.topic.clone()?;
+    let properties = Properties {
+        correlation: reply.correlation.clone(),
+        content_type: Some("application/json".into()),
+        ..Properties::default()
+    };
+    let payload = Json::Object(map).to_string().into_bytes();
+    let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain: false, properties };
+    Some(Effect::Send(Outgoing {
+        reading: false,
+        priority: Priority::Control,
+        lane: u64::MAX,
+        deliver: Deliver::All,
+        expires: Some(now.after(ANSWER_HOLDS)),
+        source: "answer".into(),
+        record: Record::Message(Box::new(message)),
+    }))
+}
+
+fn age(time: Wall, now: &Now) -> Duration {
+    Duration::from_millis(now.wall.0.saturating_sub(time.0).max(0) as u64)
+}
+
+/// Whether doing it twice is the same as doing it once.
+fn idempotent(verb: &str, value: &Value) -> bool {
+    match verb {
+        "set" => !matches!(value, Value::Text(t) if t.trim().eq_ignore_ascii_case("toggle")),
+        _ => false,
+    }
+}

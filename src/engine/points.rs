@@ -1,0 +1,154 @@
+//! Points: their filters, their last value, and the messages made of their readings.
+
+use crate::model::{Mono, Now, PointId, PointSpec, Quality, Stamp, Value};
+use crate::wire::{ReadingRecord, Record};
+
+use super::filters::Chain;
+use super::{Effect, Outgoing};
+
+struct Point {
+    spec: PointSpec,
+    source: String,
+    chain: Chain,
+    /// The last value that was published.
+    last: Option<(Value, Quality, Stamp)>,
+    /// When the device last reported, whatever the filters did with it.
+    heard: Option<Stamp>,
+    /// When it was last published.
+    published: Mono,
+}
+
+/// All points.
+pub struct Points {
+    list: Vec<Point>,
+    run: u64,
+}
+
+impl Points {
+    /// Points with their chains, in the order of their ids. `run` names this run of the daemon in records.
+    pub fn new(specs: Vec<PointSpec>, sources: Vec<String>, chains: Vec<Chain>, run: u64) -> Points {
+        let list = specs
+            .into_iter()
+            .zip(sources)
+            .zip(chains)
+            .map(|((spec, source), chain)| Point {
+                spec,
+                source,
+                chain,
+                last: None,
+                heard: None,
+                published: Mono::default(),
+            })
+            .collect();
+        Points { list, run }
+    }
+
+    /// The point of an id.
+    pub fn spec(&self, id: PointId) -> Option<&PointSpec> {
+        self.list.get(id.0 as usize).map(|p| &p.spec)
+    }
+
+    /// A reading from a device.
+    pub fn reading(
+        &mut self,
+        id: PointId,
+        value: Value,
+        quality: Quality,
+        taken: Stamp,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some(point) = self.list.get_mut(id.0 as usize) else { return };
+        point.heard = Some(taken);
+        let passed = match quality {
+            // filters compute; what is not of its type is passed on as it came, and marked
+            Quality::Good => point.chain.apply(value, now.mono),
+            Quality::Bad | Quality::Stale => Some(value),
+        };
+        if let Some(value) = passed {
+            point.publish(value, quality, taken, now, self.run, fx);
+        }
+    }
+
+    /// Publishes the present value again; gives it, or `None` if nothing was ever read.
+    pub fn again(&mut self, id: PointId, now: &Now, fx: &mut Vec<Effect>) -> Option<Value> {
+        let run = self.run;
+        let point = self.list.get_mut(id.0 as usize)?;
+        let (value, quality, taken) = point.last.clone()?;
+        point.publish(value.clone(), quality, taken, now, run, fx);
+        Some(value)
+    }
+
+    /// States that may be unknown to a broker that came back: those not published since `lost`.
+    pub fn announce(&mut self, lost: Mono, now: &Now, fx: &mut Vec<Effect>) {
+        let run = self.run;
+        for point in &mut self.list {
+            if point.spec.stateful
+                && point.published < lost
+                && let Some((value, quality, _)) = point.last.clone()
+            {
+                // the state holds now: a reading of its own
+                point.publish(value, quality, now.stamp(), now, run, fx);
+            }
+        }
+    }
+
+    /// A device went offline: what it said before is not repeated.
+    pub fn hush(&mut self, id: PointId) {
+        if let Some(point) = self.list.get_mut(id.0 as usize) {
+            point.heard = None;
+        }
+    }
+
+    /// When a filter wants to speak.
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.list.iter().filter_map(|p| p.chain.next_wake()).min()
+    }
+
+    /// Lets the filters speak that are due.
+    pub fn due(&mut self, now: &Now, fx: &mut Vec<Effect>) {
+        let run = self.run;
+        for point in &mut self.list {
+            if point.chain.next_wake().is_some_and(|t| t <= now.mono) {
+                for value in point.chain.wake(now.mono) {
+                    if let Some(heard) = point.heard {
+                        point.publish(value, Quality::Good, heard, now, run, fx);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Point {
+    fn publish(&mut self, value: Value, quality: Quality, taken: Stamp, now: &Now, run: u64, fx: &mut Vec<Effect>) {
+        let spec = &self.spec;
+        self.last = Some((value.clone(), quality, taken));
+        self.published = now.mono;
+        let words = match value {
+            Value::Bool(_) => (spec.payload_on.clone(), spec.payload_off.clone()),
+            _ => Default::default(),
+        };
+        let record = Record::Reading(Box::new(ReadingRecord {
+            topic: spec.topic.clone(),
+            qos: spec.qos,
+            retain: spec.retain,
+            format: spec.payload,
+            words,
+            value,
+            quality,
+            taken,
+            run,
+            expiry: spec.expiry,
+        }));
+        fx.push(Effect::Send(Outgoing {
+            reading: true,
+            priority: spec.priority,
+            lane: u64::from(spec.id.0),
+            deliver: spec.deliver,
+            expires: spec.expiry.map(|e| taken.mono.after(e)),
+            source: self.source.clone(),
+            record,
+        }));
+    }
+}
