@@ -503,3 +503,21 @@ async fn a_stop_waits_for_the_farewell_but_no_longer_than_it_may() {
         assert!(begun.elapsed() >= Duration::from_millis(300) && begun.elapsed() < Duration::from_secs(2));
     }
 }
+
+#[tokio::test]
+async fn an_owner_that_does_not_listen_can_still_stop_it() {
+    for protocol in BOTH {
+        let flood = (0..2000).map(|_| Act::Bytes(publish(protocol, "cmd/x", 0, false, b"ON"))).collect();
+        let broker = Broker::start(protocol, vec![Script::then(flood)]).await;
+        let mut config = config(&broker.url(), protocol);
+        config.subscriptions = subscription("cmd/#", Qos::AtLeastOnce);
+        let mut link = Running::start(config, Memory::new());
+        link.up().await;
+        link.incoming().await;
+        let begun = Instant::now();
+        link.handle.stop(vec![message("t", "farewell")], Duration::from_secs(2));
+        link.ended_unheard().await;
+        assert!(begun.elapsed() < Duration::from_secs(4));
+        assert_eq!(broker.payloads(1), ["farewell"]);
+    }
+}
