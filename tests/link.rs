@@ -12,3 +12,5 @@ mod observer;
 mod real_broker;
 #[path = "support/scripted_broker.rs"]
 mod scripted_broker;
+#[path = "link/secure.rs"]
+mod secure;

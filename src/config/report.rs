@@ -112,7 +112,7 @@ impl Source<'_> {
             self.last = (place.line, line.chars().collect(), self.masks.ranges(place.line, line));
         }
         let (_, chars, hidden) = &self.last;
-        let marks = place.col.saturating_sub(1)..(place.col - 1).saturating_add(place.len.max(1));
+        let marks = place.col.saturating_sub(1)..place.col.saturating_sub(1).saturating_add(place.len.max(1));
         // nothing farther away than this is shown
         let near = marks.start.saturating_sub(2 * WIDTH)..marks.start.saturating_add(2 * WIDTH).min(chars.len());
         let mut glyphs: Vec<Glyph> = Vec::new();

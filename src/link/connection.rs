@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::life::{Life, Sent, window};
+use super::life::{Life, Sent, keep_alive, window};
 use super::poison::{Culprit, Poison};
 use super::reason::{Cause, Ended, clean, refusal_text};
 use super::retry::Retry;
@@ -148,7 +148,7 @@ impl Link {
             client_id: config.client_id.clone(),
             login: config.login.clone(),
             tls,
-            keep_alive: config.keep_alive,
+            keep_alive: keep_alive(config),
             session_expiry: config.session_expiry,
             will: config.will.clone(),
             span: window * 2,

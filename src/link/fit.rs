@@ -22,22 +22,25 @@ pub struct Limits {
 /// MQTT's own bound on a packet (2.1.4): a remaining length of four bytes.
 const MQTT_MAX: usize = 268_435_455;
 
-/// The message as it may be sent, and the size of its packet; or, in words, why it never can.
-pub fn fit(mut message: Message, limits: &Limits) -> Result<(Message, usize), String> {
+/// Why a message can never be sent here: the reason code a broker would give, and words.
+pub type Unfit = (u8, String);
+
+/// The message as it may be sent, and the size of its packet.
+pub fn fit(mut message: Message, limits: &Limits) -> Result<(Message, usize), Unfit> {
     if let Some(why) = bad_topic(&message.topic) {
-        return Err(why);
+        return Err((0x90, why));
     }
     message.qos = message.qos.min(limits.max_qos);
     message.retain &= limits.retain;
     if limits.v5
         && let Some(why) = bad_properties(&message)
     {
-        return Err(why);
+        return Err((0x95, why));
     }
     let size = packet_size(&message, limits.v5);
     let max = limits.max_packet.map_or(MQTT_MAX, |m| m as usize).min(MQTT_MAX);
     if size > max {
-        return Err(format!("the message takes {size} bytes, this broker takes at most {max}"));
+        return Err((0x95, format!("the message takes {size} bytes, this broker takes at most {max}")));
     }
     Ok((message, size))
 }
@@ -124,8 +127,8 @@ mod tests {
         let limits = Limits { max_packet: Some(200), ..ANY };
         let room = 200 - packet_size(&message("a", 0), true) - 1; // one more byte of remaining length
         assert_eq!(fit(message("a", room), &limits).unwrap().1, 200);
-        let why = fit(message("a", room + 1), &limits).unwrap_err();
-        assert!(why.contains("201") && why.contains("200"), "{why}");
+        let (code, why) = fit(message("a", room + 1), &limits).unwrap_err();
+        assert!(code == 0x95 && why.contains("201") && why.contains("200"), "{why}");
     }
 
     #[test]

@@ -41,6 +41,15 @@ pub(super) fn window(config: &LinkConfig) -> u16 {
     config.in_flight.clamp(1, 32_000)
 }
 
+/// Between pings: at least what the library takes without a panic, at most what fits into CONNECT.
+pub(super) fn keep_alive(config: &LinkConfig) -> Duration {
+    let least = match config.protocol {
+        Protocol::V5 => Duration::from_secs(5),
+        Protocol::V311 => Duration::from_secs(1),
+    };
+    config.keep_alive.clamp(least, Duration::from_secs(u64::from(u16::MAX)))
+}
+
 /// What was handed to the library.
 pub(super) enum Sent {
     Record(u64),
@@ -102,7 +111,7 @@ impl Life {
             up: false,
             connect_by: now + config.patience.connect,
             heard: now,
-            silence: config.keep_alive.mul_f32(1.5),
+            silence: keep_alive(config).mul_f32(1.5),
             progress: now,
             paused_until: None,
             pause: RETRY_FIRST,
@@ -280,8 +289,7 @@ impl Link {
         }
         let (message, size) = match fit(message, &life.limits) {
             Ok(fits) => fits,
-            Err(text) => {
-                let code = if text.contains("takes at most") { 0x95 } else { 0x90 };
+            Err((code, text)) => {
                 self.refuse(life, sent, code, text, false);
                 return;
             }

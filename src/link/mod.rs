@@ -13,11 +13,18 @@
 //! - It waits for events; idle, it wakes for the keep-alive alone.
 //! - No text that leaves it holds a password.
 //!
-//! The parts: `connection` is the loop; `session_v5` and `session_v4` poll the library and speak the loop's words
-//! (`session`); pure are `window` (packet id and record), `retry` (which broker next, and when), `fit` (what this
-//! broker can take), `reason` (what a failure means, in words). How the library is tamed:
-//! each connection is a fresh client and event loop, because a used one carries packets and ids over; it is polled in
-//! a task that is never interrupted but only ended as a whole; answers read before an error are taken first.
+//! The parts: `connection` is the loop over connections, `life` one of them; `session_v5` and `session_v4` poll the
+//! library and speak the loop's words (`session`). Pure are `window` (packet id and record), `retry` (which broker
+//! next, and when), `fit` (what this broker can take), `reason` (what a failure means, in words), `backlog` (what was
+//! stored while we were away), `poison` (the record that ends every connection).
+//!
+//! How the library is tamed: each connection is a fresh client and event loop, because a used one carries packets and
+//! ids over; it is polled in a task that is never interrupted but only ended as a whole; answers read before an error
+//! are taken first; it is never given what it cannot send.
+//!
+//! Limits that are known: MQTT 3.1.1 cannot tell a refused publish; with a kept session (`session_expiry`) QoS 2 goes
+//! out as QoS 1, see `life`; rumqttc does not understand a DISCONNECT without properties, so mosquitto's "session
+//! taken over" is only guessed from three quick closes.
 
 mod backlog;
 mod connection;

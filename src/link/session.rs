@@ -20,6 +20,7 @@ pub(super) struct Opening {
     pub login: Option<(String, String)>,
     /// Present where the url's scheme asks for TLS.
     pub tls: Option<Arc<ClientConfig>>,
+    /// At least 5 s with MQTT 5, 1 s with 3.1.1.
     pub keep_alive: Duration,
     pub session_expiry: Duration,
     pub will: Option<Message>,

@@ -3,7 +3,6 @@
 //! 3.1.1 has no properties and no way to say that a publish was refused: an acknowledgement is all there is.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use rumqttc::{
     AsyncClient, ConnAck, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions, NetworkOptions,
@@ -28,7 +27,7 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
     }
     let mut options = MqttOptions::new(&opening.client_id, address(&opening.url), opening.url.port);
     options.set_transport(transport(&opening)?);
-    options.set_keep_alive(opening.keep_alive.max(Duration::from_secs(1)));
+    options.set_keep_alive(opening.keep_alive);
     options.set_manual_acks(true);
     options.set_inflight(opening.span.max(1));
     options.set_max_packet_size(opening.max_incoming as usize, MAX_OUTGOING);

@@ -21,14 +21,11 @@ use crate::model::{Incoming, Message, Properties, Qos};
 
 /// rumqttc's own bound; the loop's, which is shorter, is the one that counts.
 const CONNECT_SECONDS: u64 = 60;
-/// rumqttc panics below this.
-const LEAST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Client, JoinHandle<()>), Ended> {
     let mut options = MqttOptions::new(&opening.client_id, address(&opening.url), opening.url.port);
     options.set_transport(transport(&opening)?);
-    let keep_alive = opening.keep_alive.max(LEAST_KEEP_ALIVE);
-    options.set_keep_alive(keep_alive);
+    options.set_keep_alive(opening.keep_alive);
     options.set_connection_timeout(CONNECT_SECONDS);
     // Two small packets in a row would wait for the peer's delayed acknowledgement.
     let mut network = options.network_options();
@@ -51,7 +48,12 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
     let task = tokio::spawn(drive(
         events,
         tell,
-        Known { client_id: opening.client_id, host: opening.url.host, keep_alive, kept_qos2: opening.kept_qos2 },
+        Known {
+            client_id: opening.client_id,
+            host: opening.url.host,
+            keep_alive: opening.keep_alive,
+            kept_qos2: opening.kept_qos2,
+        },
     ));
     Ok((Client::V5(client), task))
 }

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use super::link_outbox::{Memory, Running, config, message};
 use super::scripted_broker::{Act, Broker, Script, framed, publish};
 use pinpost::link::{LinkEvent, Protocol, Subscription};
@@ -53,6 +55,7 @@ async fn all_arrive(
 
 #[tokio::test]
 async fn refusals_are_explained_and_cost_nothing() {
+    let mut cases = JoinSet::new();
     for (protocol, code, word) in [
         (Protocol::V5, 0x86, "wrong user name or password"),
         (Protocol::V5, 0x87, "not authorised"),
@@ -65,10 +68,13 @@ async fn refusals_are_explained_and_cost_nothing() {
         (Protocol::V311, 2, "client id"),
         (Protocol::V311, 3, "not available"),
     ] {
-        let (_, seen) = all_arrive(protocol, vec![Script { code: Some(code), ..Script::default() }], 5, 8).await;
-        let LinkEvent::Down { reason, was_up: false, .. } = &seen[0] else { panic!("{seen:?}") };
-        assert!(reason.contains(word), "{reason}");
+        cases.spawn(async move {
+            let (_, seen) = all_arrive(protocol, vec![Script { code: Some(code), ..Script::default() }], 5, 8).await;
+            let LinkEvent::Down { reason, was_up: false, .. } = &seen[0] else { panic!("{seen:?}") };
+            assert!(reason.contains(word), "{reason}");
+        });
     }
+    cases.join_all().await;
 }
 
 #[tokio::test]
@@ -184,6 +190,7 @@ async fn an_answer_given_twice_or_to_nothing_is_no_delivery() {
 
 #[tokio::test]
 async fn garbage_ends_the_connection_and_not_the_link() {
+    let mut cases = JoinSet::new();
     for protocol in BOTH {
         for garbage in [
             vec![0xFF; 64],
@@ -192,33 +199,40 @@ async fn garbage_ends_the_connection_and_not_the_link() {
             vec![0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
             vec![0x32, 2, 0, 9],
         ] {
-            let script = Script::then(vec![Act::Bytes(garbage), Act::Close]);
-            let (_, seen) = all_arrive(protocol, vec![script], 10, 8).await;
-            assert!(was_down(&seen));
+            cases.spawn(async move {
+                let script = Script::then(vec![Act::Bytes(garbage), Act::Close]);
+                let (_, seen) = all_arrive(protocol, vec![script], 10, 8).await;
+                assert!(was_down(&seen));
+            });
         }
     }
+    cases.join_all().await;
 }
 
 #[tokio::test]
 async fn a_half_open_connection_is_noticed_within_one_and_a_half_keep_alives() {
+    let mut cases = JoinSet::new();
     for (protocol, keep_alive) in [(Protocol::V311, 2), (Protocol::V5, 5)] {
-        let broker = Broker::start(protocol, vec![Script::then(vec![Act::Freeze])]).await;
-        let mut config = config(&broker.url(), protocol);
-        config.keep_alive = Duration::from_secs(keep_alive);
-        let outbox = Memory::new();
-        let mut link = Running::start(config, outbox.clone());
-        link.up().await;
-        let begun = Instant::now();
-        // QoS 0 until the socket is full: no answer is due, and the library hangs in its write.
-        for _ in 0..100 {
-            outbox.add(Message { qos: Qos::AtMostOnce, ..message("t", vec![b'x'; 200_000]) });
-        }
-        let reason = link.down().await;
-        assert!(reason.contains("nothing was heard"), "{reason}");
-        assert!(begun.elapsed().as_secs_f64() < keep_alive as f64 * 1.5 + 0.5);
-        link.drained().await;
-        link.stop(vec![]).await;
+        cases.spawn(async move {
+            let broker = Broker::start(protocol, vec![Script::then(vec![Act::Freeze])]).await;
+            let mut config = config(&broker.url(), protocol);
+            config.keep_alive = Duration::from_secs(keep_alive);
+            let outbox = Memory::new();
+            let mut link = Running::start(config, outbox.clone());
+            link.up().await;
+            let begun = Instant::now();
+            // QoS 0 until the socket is full: no answer is due, and the library hangs in its write.
+            for _ in 0..100 {
+                outbox.add(Message { qos: Qos::AtMostOnce, ..message("t", vec![b'x'; 200_000]) });
+            }
+            let reason = link.down().await;
+            assert!(reason.contains("nothing was heard"), "{reason}");
+            assert!(begun.elapsed().as_secs_f64() < keep_alive as f64 * 1.5 + 0.5);
+            link.drained().await;
+            link.stop(vec![]).await;
+        });
     }
+    cases.join_all().await;
 }
 
 #[tokio::test]
@@ -487,5 +501,23 @@ async fn a_stop_waits_for_the_farewell_but_no_longer_than_it_may() {
         broker.until(|log| log.published.len() == 4).await;
         link.ended().await;
         assert!(begun.elapsed() >= Duration::from_millis(300) && begun.elapsed() < Duration::from_secs(2));
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_does_not_listen_can_still_stop_it() {
+    for protocol in BOTH {
+        let flood = (0..2000).map(|_| Act::Bytes(publish(protocol, "cmd/x", 0, false, b"ON"))).collect();
+        let broker = Broker::start(protocol, vec![Script::then(flood)]).await;
+        let mut config = config(&broker.url(), protocol);
+        config.subscriptions = subscription("cmd/#", Qos::AtLeastOnce);
+        let mut link = Running::start(config, Memory::new());
+        link.up().await;
+        link.incoming().await;
+        let begun = Instant::now();
+        link.handle.stop(vec![message("t", "farewell")], Duration::from_secs(2));
+        link.ended_unheard().await;
+        assert!(begun.elapsed() < Duration::from_secs(4));
+        assert_eq!(broker.payloads(1), ["farewell"]);
     }
 }

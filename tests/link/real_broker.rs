@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use super::link_outbox::{Memory, PATIENCE, Running, config, message};
 use super::mosquitto::{Mosquitto, free_port};
 use super::observer::{Gate, Observer};
@@ -108,22 +110,26 @@ async fn the_second_url_serves_while_the_first_is_dead() {
 
 #[tokio::test]
 async fn a_frozen_broker_is_noticed_by_its_silence() {
+    let mut cases = JoinSet::new();
     for (protocol, keep_alive) in [(Protocol::V311, 2), (Protocol::V5, 5)] {
-        let broker = Mosquitto::started("", None);
-        let mut config = config(&broker.url(), protocol);
-        config.keep_alive = Duration::from_secs(keep_alive);
-        let mut link = Running::start(config, Memory::new());
-        link.up().await;
-        broker.signal("-STOP");
-        let frozen = Instant::now();
-        let reason = link.down().await;
-        let took = frozen.elapsed().as_secs_f64();
-        broker.signal("-CONT");
-        assert!(reason.contains("nothing was heard"), "{reason}");
-        assert!(took <= keep_alive as f64 * 1.5 + 0.5, "{took}");
-        link.up().await;
-        link.stop(vec![]).await;
+        cases.spawn(async move {
+            let broker = Mosquitto::started("", None);
+            let mut config = config(&broker.url(), protocol);
+            config.keep_alive = Duration::from_secs(keep_alive);
+            let mut link = Running::start(config, Memory::new());
+            link.up().await;
+            broker.signal("-STOP");
+            let frozen = Instant::now();
+            let reason = link.down().await;
+            let took = frozen.elapsed().as_secs_f64();
+            broker.signal("-CONT");
+            assert!(reason.contains("nothing was heard"), "{reason}");
+            assert!(took <= keep_alive as f64 * 1.5 + 0.5, "{took}");
+            link.up().await;
+            link.stop(vec![]).await;
+        });
     }
+    cases.join_all().await;
 }
 
 #[tokio::test]

@@ -248,6 +248,13 @@ impl Running {
         tokio::time::timeout(PATIENCE, self.task).await.expect("the link ends").unwrap();
     }
 
+    /// The same, with the events left unread.
+    pub async fn ended_unheard(self) {
+        let Running { events, task, .. } = self;
+        tokio::time::timeout(PATIENCE, task).await.expect("the link ends").unwrap();
+        drop(events);
+    }
+
     /// As if the process were killed.
     pub async fn abort(self) {
         self.task.abort();

@@ -27,8 +27,9 @@ impl Mosquitto {
     pub fn prepared(more: &str, acl: Option<&str>) -> Mosquitto {
         let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
         let at = |name: &str| dir.path().join(name).display().to_string();
+        // As root it would become another user and could not read the files of the test.
         let mut config = format!(
-            "listener {port} 127.0.0.1\nlog_dest stderr\nallow_anonymous true\nmax_queued_messages 100000\n{more}\n"
+            "user root\nlistener {port} 127.0.0.1\nlog_dest stderr\nallow_anonymous true\nmax_queued_messages 100000\n{more}\n"
         );
         if let Some(acl) = acl {
             fs::write(at("acl"), acl).unwrap();
