@@ -10,5 +10,6 @@ pub mod hal;
 pub mod link;
 pub mod logging;
 pub mod model;
+pub mod plan;
 pub mod queue;
 pub mod wire;

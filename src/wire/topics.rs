@@ -83,6 +83,11 @@ impl Topics {
         }
     }
 
+    /// Where a verb is said to what speaks on `topic`.
+    pub fn verb(topic: &str, verb: &str) -> String {
+        format!("{topic}/{verb}")
+    }
+
     /// Listens to the verbs of a device: a point's verbs below the point's topic, `device_verbs` below the device's.
     pub fn listen(
         &mut self,
@@ -94,12 +99,12 @@ impl Topics {
         for point in points {
             for verb in point_verbs {
                 let route = Route::Device { device: device.id, point: Some(point.id), verb: verb.clone() };
-                self.routes.insert(format!("{}/{verb}", point.topic), route);
+                self.routes.insert(Topics::verb(&point.topic, verb), route);
             }
         }
         for verb in device_verbs {
             let route = Route::Device { device: device.id, point: None, verb: verb.clone() };
-            self.routes.insert(format!("{}/{verb}", self.device(&device.name)), route);
+            self.routes.insert(Topics::verb(&self.device(&device.name), verb), route);
         }
     }
 

@@ -1,0 +1,135 @@
+//! What a plan will do, for people and for programs: every device and point with its topics and claims. No secrets.
+
+use std::fmt::Write;
+
+use serde_json::{Value as Json, json};
+
+use crate::config::scalar::{Size, Span};
+use crate::model::{Deliver, PayloadFormat, PointSpec, Priority};
+use crate::wire::Topics;
+
+use super::Plan;
+
+fn words(point: &PointSpec) -> (&'static str, &'static str, &'static str) {
+    (
+        match point.deliver {
+            Deliver::All => "all",
+            Deliver::Latest => "latest",
+            Deliver::None => "none",
+        },
+        match point.payload {
+            PayloadFormat::Plain => "plain",
+            PayloadFormat::Json => "json",
+        },
+        match point.priority {
+            Priority::Alarm => "alarm",
+            Priority::Bulk => "bulk",
+            Priority::Normal | Priority::Control => "normal",
+        },
+    )
+}
+
+/// For people.
+pub fn explain(plan: &Plan) -> String {
+    let mut out = String::new();
+    let urls: Vec<String> = plan.link.urls.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "gateway {}{}", plan.id, plan.name.as_ref().map_or(String::new(), |n| format!(" ({n})")));
+    let _ = writeln!(out, "broker  {} as {}", urls.join(", then "), plan.link.client_id);
+    let _ = writeln!(
+        out,
+        "queue   {}, at most {} and {}",
+        plan.queue_dir.display(),
+        Size(plan.queue.max_bytes),
+        Span(plan.queue.max_age)
+    );
+    if let Some(address) = plan.broker {
+        let _ = writeln!(out, "broker of its own on {address}");
+    }
+    for device in &plan.devices {
+        let _ = writeln!(out, "\n{} ({}): {}", device.spec.name, device.spec.kind, device.notes.join("; "));
+        let _ = writeln!(out, "  availability  {}", plan.topics.availability(&device.spec.name));
+        for id in &device.spec.points {
+            let Some(point) = plan.points.get(id.0 as usize) else { continue };
+            let (deliver, payload, priority) = words(point);
+            let unit = point.unit.as_ref().map_or(String::new(), |u| format!(" [{u}]"));
+            let _ = writeln!(out, "  {}{unit}  {}", point.name, point.topic);
+            let retain = if point.retain { ", retained" } else { "" };
+            let expiry = point.expiry.map_or(String::new(), |e| format!(", expires after {}", Span(e)));
+            let _ = writeln!(
+                out,
+                "    qos {}{retain}, {payload}, while offline: {deliver}, priority {priority}{expiry}",
+                point.qos.number()
+            );
+            if let Some(filters) = plan.filters.get(id.0 as usize).filter(|f| !f.is_empty()) {
+                let _ = writeln!(out, "    filters {}", filters.join(" → "));
+            }
+        }
+        for verb in &device.spec.verbs {
+            for topic in verb_topics(plan, device.spec.id.0 as usize, verb) {
+                let _ = writeln!(out, "  listens       {topic}");
+            }
+        }
+    }
+    out
+}
+
+/// For programs.
+pub fn explain_json(plan: &Plan) -> Json {
+    let devices: Vec<Json> = plan
+        .devices
+        .iter()
+        .enumerate()
+        .map(|(i, device)| {
+            let points: Vec<Json> = device
+                .spec
+                .points
+                .iter()
+                .filter_map(|id| {
+                    let point = plan.points.get(id.0 as usize)?;
+                    let (deliver, payload, priority) = words(point);
+                    Some(json!({
+                        "name": point.name, "topic": point.topic, "qos": point.qos.number(), "retain": point.retain,
+                        "deliver": deliver, "payload": payload, "priority": priority, "unit": point.unit,
+                        "device_class": point.device_class, "filters": plan.filters.get(id.0 as usize),
+                        "expiry": point.expiry.map(|e| Span(e).to_string()),
+                    }))
+                })
+                .collect();
+            let listens: Vec<String> = device.spec.verbs.iter().flat_map(|verb| verb_topics(plan, i, verb)).collect();
+            json!({
+                "name": device.spec.name, "kind": device.spec.kind, "claims": device.notes, "points": points,
+                "availability": plan.topics.availability(&device.spec.name), "listens": listens,
+            })
+        })
+        .collect();
+    json!({
+        "gateway": { "id": plan.id, "name": plan.name, "area": plan.area },
+        "mqtt": {
+            "url": plan.link.urls.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "client_id": plan.link.client_id, "topic_prefix": plan.prefix,
+        },
+        "queue": {
+            "dir": plan.queue_dir, "max_size": Size(plan.queue.max_bytes).to_string(),
+            "max_age": Span(plan.queue.max_age).to_string(),
+        },
+        "broker": plan.broker.map(|b| b.to_string()),
+        "devices": devices,
+    })
+}
+
+/// Where a verb of a device is listened for.
+fn verb_topics(plan: &Plan, device: usize, verb: &str) -> Vec<String> {
+    let Some(device) = plan.devices.get(device) else { return Vec::new() };
+    let mut topics: Vec<String> = device
+        .spec
+        .points
+        .iter()
+        .filter_map(|id| plan.points.get(id.0 as usize))
+        .map(|point| Topics::verb(&point.topic, verb))
+        .chain([Topics::verb(&plan.topics.device(&device.spec.name), verb)])
+        .filter(|topic| plan.topics.route(topic).is_some())
+        .collect();
+    topics.sort();
+    topics.dedup();
+    topics
+}

@@ -1,0 +1,390 @@
+//! WHAT CAN RUN: a file, resolved. In a [`Plan`] nothing is missing and nothing conflicts.
+//!
+//! [`check`] reads a file to the end and reports everything that is wrong, in form ([`crate::config`]) and in meaning
+//! (here): a pin or topic used twice, a port that is not there, an interlock of one. The daemon runs only a plan.
+
+mod explain;
+mod link;
+mod points;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::config::raw::{Broker, Port, Raw};
+use crate::config::{Loaded, Vocabulary, When};
+use crate::device::{Built, Desk, Driver, KINDS, SafePin};
+use crate::engine::filters::{Chain, FILTERS};
+use crate::hal::port::{Line, PortKind, PortSpec};
+use crate::link::LinkConfig;
+use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
+use crate::queue;
+use crate::wire::Topics;
+
+pub use explain::{explain, explain_json};
+
+/// A device of a plan.
+pub struct DevicePlan {
+    /// What the engine knows of it.
+    pub spec: DeviceSpec,
+    /// Its task.
+    pub driver: Box<dyn Driver>,
+    /// What `explain` says of it.
+    pub notes: Vec<String>,
+    /// Its output's safe level.
+    pub safe: Option<SafePin>,
+}
+
+/// A configuration that can run.
+pub struct Plan {
+    /// The gateway's name in topics.
+    pub id: String,
+    /// Its name for people.
+    pub name: Option<String>,
+    /// Where it stands.
+    pub area: Option<String>,
+    /// First levels of every topic.
+    pub prefix: String,
+    /// The broker to talk to; its will, hello and subscriptions included.
+    pub link: LinkConfig,
+    /// Where the queue lives.
+    pub queue_dir: PathBuf,
+    /// Its limits.
+    pub queue: queue::Limits,
+    /// The embedded broker, where it is wanted.
+    pub broker: Option<SocketAddr>,
+    /// Devices, in the order of their ids.
+    pub devices: Vec<DevicePlan>,
+    /// Points, in the order of their ids.
+    pub points: Vec<PointSpec>,
+    /// Their filters as written, for `explain`.
+    pub filters: Vec<Vec<String>>,
+    /// Their filters.
+    pub chains: Vec<Chain>,
+    /// All topics.
+    pub topics: Topics,
+    /// Short digest of the file's text.
+    pub digest: String,
+    /// Whether pins are simulated.
+    pub simulated: bool,
+}
+
+/// What is asked of the resolver beside the file.
+pub struct Ask<'a> {
+    /// The environment.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The file's directory, from which relative names count.
+    pub base: &'a Path,
+    /// How serious an unreadable secret is.
+    pub when: When,
+    /// Whether pins are simulated.
+    pub simulate: bool,
+    /// The host's name, the default of `gateway.id`.
+    pub host: &'a str,
+    /// A suffix that is this machine's for ever, for the default client id.
+    pub machine: &'a str,
+}
+
+/// A file, judged.
+pub struct Checked {
+    /// The plan; `None` if there is an error.
+    pub plan: Option<Plan>,
+    /// Everything found, warnings too.
+    pub problems: Vec<Problem>,
+    /// The file's text, for the report.
+    pub text: String,
+}
+
+/// The open lists as the file may use them.
+pub fn vocabulary() -> Vocabulary {
+    Vocabulary { kinds: KINDS.iter().map(|k| k.word).collect(), filters: FILTERS.iter().map(|f| f.word).collect() }
+}
+
+/// Reads and judges a file's bytes.
+pub fn check(bytes: &[u8], ask: &Ask) -> Checked {
+    let Loaded { raw, problems, places, text, readable } =
+        crate::config::load(bytes, &|name| (ask.env)(name), &vocabulary());
+    let mut resolver = Resolver { raw: &raw, places: &places, problems, ask };
+    let plan = if readable { resolver.resolve(&text) } else { None };
+    let mut problems = resolver.problems;
+    problems.sort_by_key(|p| p.place);
+    problems.dedup();
+    let plan = plan.filter(|_| problems.iter().all(|p| p.warning));
+    Checked { plan, problems, text }
+}
+
+struct Resolver<'a> {
+    raw: &'a Raw,
+    places: &'a crate::config::Places,
+    problems: Vec<Problem>,
+    ask: &'a Ask<'a>,
+}
+
+impl Resolver<'_> {
+    fn error(&mut self, path: &[&str], text: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(Problem::error(self.places.value(path), text).help(help));
+    }
+
+    fn resolve(&mut self, text: &str) -> Option<Plan> {
+        if self.raw.version != 1 && !self.places.dropped(&["version"]) {
+            let wrong = if self.places.has(&["version"]) {
+                format!("version {} of the file format is unknown", self.raw.version)
+            } else {
+                "the file does not say its version".into()
+            };
+            self.error(&["version"], wrong, "write `version: 1` as the first line");
+        }
+        let id = self.gateway_id();
+        let prefix = self.prefix(&id);
+        let mut topics = Topics::new(&prefix);
+        let link = self.link(&id, &prefix);
+        let broker = self.raw.broker.as_ref().and_then(|b| self.broker(b));
+        let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
+        let ports: Vec<(String, Option<PortSpec>)> =
+            self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
+        let (mut pins, mut ports_taken) = (Vec::new(), Vec::new());
+        let mut devices = Vec::new();
+        let mut all = points::Points::default();
+        for (name, device) in &self.raw.devices {
+            let find = |wanted: &str| ports.iter().find(|(n, _)| n == wanted).map(|(_, spec)| spec.clone());
+            let mut desk = Desk {
+                name,
+                places: self.places,
+                problems: &mut self.problems,
+                pins: &mut pins,
+                ports: &find,
+                port_names: &port_names,
+                ports_taken: &mut ports_taken,
+            };
+            let Some(kind) = KINDS.iter().find(|k| k.word.name == device.kind) else { continue };
+            let Some(built) = (kind.build)(&device.params, &mut desk) else { continue };
+            let id = DeviceId(devices.len() as u32);
+            devices.push(self.device(id, name, kind.word.name, built, &mut topics, &mut all));
+        }
+        self.interlocks(&devices);
+        if self.ask.simulate {
+            for pin in 0..=27 {
+                topics.listen_sim(pin);
+            }
+        }
+        let q = &self.raw.queue;
+        let max_size = q.max_size.map_or(64 << 20, |s| s.0);
+        if max_size < 1 << 20 {
+            self.error(&["queue", "max_size"], "the queue needs at least 1MiB", "write max_size: 64MiB");
+        }
+        let limits = queue::Limits {
+            max_bytes: max_size,
+            max_age: q.max_age.map_or(std::time::Duration::from_secs(7 * 24 * 3600), |s| s.0),
+            when_full: match q.when_full.unwrap_or_default() {
+                crate::config::raw::WhenFull::DropOldest => queue::WhenFull::DropOldest,
+                crate::config::raw::WhenFull::DropNewest => queue::WhenFull::DropNewest,
+            },
+        };
+        let mut link = link?;
+        link.subscriptions = topics
+            .subscriptions()
+            .into_iter()
+            .map(|filter| crate::link::Subscription { filter, qos: crate::model::Qos::AtLeastOnce })
+            .collect();
+        Some(Plan {
+            id,
+            name: self.raw.gateway.name.clone(),
+            area: self.raw.gateway.area.clone(),
+            prefix,
+            link,
+            queue_dir: self.queue_dir(),
+            queue: limits,
+            broker,
+            devices,
+            points: all.specs,
+            filters: all.filters,
+            chains: all.chains,
+            topics,
+            digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
+            simulated: self.ask.simulate,
+        })
+    }
+
+    fn gateway_id(&mut self) -> String {
+        match &self.raw.gateway.id {
+            Some(id) if is_name(id) => id.clone(),
+            Some(id) => {
+                let help = format!("write `{}`", as_name(id));
+                self.error(&["gateway", "id"], format!("`{id}` is not a name: [a-z0-9_-]+"), help);
+                "gateway".into()
+            }
+            None => as_name(self.ask.host),
+        }
+    }
+
+    fn prefix(&mut self, id: &str) -> String {
+        let Some(prefix) = &self.raw.mqtt.topic_prefix else { return id.to_owned() };
+        match crate::wire::topics::check_topic(prefix) {
+            Ok(()) => prefix.clone(),
+            Err(text) => {
+                self.error(&["mqtt", "topic_prefix"], text, "write one or more levels, such as house/greenhouse");
+                id.to_owned()
+            }
+        }
+    }
+
+    fn broker(&mut self, broker: &Broker) -> Option<SocketAddr> {
+        let listen = broker.listen.as_deref().unwrap_or("127.0.0.1:1883");
+        let with_port = if listen.contains(':') { listen.to_owned() } else { format!("{listen}:1883") };
+        match with_port.parse::<SocketAddr>() {
+            Ok(address) => {
+                if !address.ip().is_loopback() {
+                    let text = format!("the embedded broker will listen on {address}, for everybody who reaches it");
+                    let place = self.places.value(&["broker", "listen"]);
+                    let help = "it knows no passwords; for other machines run mosquitto, or keep 127.0.0.1:1883";
+                    self.problems.push(Problem::warning(place, text).help(help));
+                }
+                Some(address)
+            }
+            Err(_) => {
+                let text = format!("`{listen}` is not an address to listen on");
+                self.error(&["broker", "listen"], text, "write ADDRESS:PORT, such as 127.0.0.1:1883");
+                None
+            }
+        }
+    }
+
+    fn port(&mut self, name: &str, port: &Port) -> Option<PortSpec> {
+        let serial = [
+            ("baud_rate", port.baud_rate.is_some()),
+            ("data_bits", port.data_bits.is_some()),
+            ("parity", port.parity.is_some()),
+            ("stop_bits", port.stop_bits.is_some()),
+            ("flow_control", port.flow_control.is_some()),
+        ];
+        let line = Line {
+            baud_rate: port.baud_rate.unwrap_or(9600),
+            data_bits: port.data_bits.unwrap_or(8),
+            parity: port.parity.unwrap_or_default(),
+            stop_bits: port.stop_bits.unwrap_or(1),
+            flow_control: port.flow_control.unwrap_or_default(),
+        };
+        if line.baud_rate == 0 {
+            self.error(&["ports", name, "baud_rate"], "a line of 0 bits a second", "write baud_rate: 9600");
+        }
+        let mut kinds = Vec::new();
+        kinds.extend(port.path.clone().map(|path| ("path", PortKind::Path { path, line })));
+        kinds.extend(
+            port.usb.clone().map(|usb| ("usb", PortKind::Usb { vid: usb.vid, pid: usb.pid, serial: usb.serial, line })),
+        );
+        kinds.extend(port.tcp.clone().map(|host_port| ("tcp", PortKind::Tcp { host_port })));
+        kinds.extend(port.command.clone().map(|argv| ("command", PortKind::Command { argv })));
+        if self.places.dropped(&["ports", name]) && kinds.is_empty() {
+            return None;
+        }
+        let help = "write one of path, usb, tcp, command";
+        if kinds.len() > 1 {
+            let keys: Vec<_> = kinds.iter().map(|(k, _)| format!("`{k}`")).collect();
+            let second = kinds[1].0;
+            self.error(&["ports", name, second], format!("port `{name}` has {}", keys.join(" and ")), help);
+            return None;
+        }
+        let Some((key, kind)) = kinds.pop() else {
+            self.error(&["ports", name], format!("port `{name}` does not say where it is"), help);
+            return None;
+        };
+        match &kind {
+            PortKind::Tcp { host_port } => {
+                let good = host_port.rsplit_once(':').is_some_and(|(host, port)| {
+                    !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok_and(|p| p > 0)
+                });
+                if !good {
+                    let text = format!("`{host_port}` is not HOST:PORT");
+                    self.error(&["ports", name, "tcp"], text, "write 192.168.1.40:4001");
+                    return None;
+                }
+            }
+            PortKind::Command { argv } if argv.first().is_none_or(String::is_empty) => {
+                self.error(&["ports", name, "command"], "the list names no program", "write [PROGRAM, ARGUMENT, …]");
+                return None;
+            }
+            PortKind::Path { path, .. } if path.is_empty() => {
+                self.error(
+                    &["ports", name, "path"],
+                    "the path is empty",
+                    "write /dev/serial/by-id/…; see pinpost ports",
+                );
+                return None;
+            }
+            PortKind::Path { path, .. } if path.starts_with("/dev/ttyUSB") || path.starts_with("/dev/ttyACM") => {
+                let place = self.places.value(&["ports", name, "path"]);
+                let text = format!("{path} may be another adapter after the next plug or boot");
+                let help = "take the name below /dev/serial/by-id/ that `pinpost ports` shows";
+                self.problems.push(Problem::warning(place, text).help(help));
+            }
+            _ => {}
+        }
+        if matches!(key, "tcp" | "command") {
+            for (line_key, _) in serial.iter().filter(|(_, written)| *written) {
+                let text = format!("`{line_key}` does not go with `{key}`");
+                self.error(&["ports", name, line_key], text, "remove it; it belongs to path and usb");
+            }
+        }
+        Some(PortSpec { name: name.to_owned(), kind })
+    }
+
+    fn device(
+        &mut self,
+        id: DeviceId,
+        name: &str,
+        kind: &'static str,
+        built: Built,
+        topics: &mut Topics,
+        all: &mut points::Points,
+    ) -> DevicePlan {
+        let first = all.specs.len() as u32;
+        let only = built.points.len() == 1;
+        for draft in &built.points {
+            self.point(id, name, draft, only, topics, all);
+        }
+        let point_ids: Vec<PointId> = (first..all.specs.len() as u32).map(PointId).collect();
+        let mut verbs: Vec<String> =
+            built.point_verbs.iter().chain(&built.device_verbs).map(|v| (*v).to_owned()).collect();
+        verbs.dedup();
+        let spec = DeviceSpec { id, name: name.to_owned(), kind, points: point_ids, verbs, output: built.output };
+        let own: Vec<&PointSpec> = all.specs.iter().skip(first as usize).collect();
+        let owned = |list: &[&str]| list.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
+        topics.listen(&spec, &own, &owned(&built.point_verbs), &owned(&built.device_verbs));
+        DevicePlan { spec, driver: built.driver, notes: built.notes, safe: built.safe }
+    }
+
+    fn interlocks(&mut self, devices: &[DevicePlan]) {
+        for device in devices {
+            let group = |d: &DevicePlan| d.spec.output.as_ref().and_then(|o| o.interlock.clone());
+            let Some(mine) = group(device) else { continue };
+            if devices.iter().filter(|d| group(d).as_ref() == Some(&mine)).count() == 1 {
+                let name = device.spec.name.as_str();
+                let text = format!("interlock `{mine}` has only one member, `{name}`");
+                let help = "give the other output the same interlock, or remove this one";
+                self.error(&["devices", name, "interlock"], text, help);
+            }
+        }
+    }
+
+    /// `queue.dir`, else below systemd's state directory, else the usual place.
+    fn queue_dir(&self) -> PathBuf {
+        match &self.raw.queue.dir {
+            Some(dir) => self.ask.base.join(dir),
+            None => match (self.ask.env)("STATE_DIRECTORY").filter(|d| !d.is_empty()) {
+                // systemd separates several by colons
+                Some(dirs) => Path::new(dirs.split(':').next().unwrap_or_default()).join("queue"),
+                None => PathBuf::from("/var/lib/pinpost/queue"),
+            },
+        }
+    }
+}
+
+/// The nearest thing to `text` that is a name.
+pub fn as_name(text: &str) -> String {
+    let name: String = text
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' { c } else { '-' })
+        .take(64)
+        .collect();
+    if is_name(&name) { name } else { "pinpost".into() }
+}
