@@ -119,7 +119,7 @@ impl Books {
     pub fn lose(&mut self, item: &Item, reason: &'static str) {
         *self.dropped.entry(reason).or_default() += 1;
         if let Some(seq) = item.seq {
-            self.gap(Gap { from: seq, to: seq, count: 1, reason, source: Some(item.source.to_string()) });
+            self.gap(gap_of(item, seq, reason));
         }
     }
 
@@ -134,26 +134,9 @@ impl Books {
         }
     }
 
-    /// Reports a loss, together with an earlier one if they adjoin.
+    /// Reports a loss.
     pub fn gap(&mut self, gap: Gap) {
-        let adjoining = |g: &&mut Gap| g.reason == gap.reason && g.to.checked_add(1) == Some(gap.from);
-        let full = self.gaps.len() >= MAX_GAPS;
-        let place = match self.gaps.iter_mut().rev().find(adjoining) {
-            Some(g) => Some(g),
-            None if full => self.gaps.iter_mut().rev().find(|g| g.reason == gap.reason),
-            None => None,
-        };
-        match place {
-            Some(g) => {
-                g.from = g.from.min(gap.from);
-                g.to = g.to.max(gap.to);
-                g.count += gap.count;
-                if g.source != gap.source {
-                    g.source = None;
-                }
-            }
-            None => self.gaps.push(gap),
-        }
+        merge(&mut self.gaps, gap, MAX_GAPS);
     }
 
     pub fn take_gaps(&mut self, next_token: u64, durable: bool) -> Vec<Gap> {
@@ -164,13 +147,24 @@ impl Books {
         gaps
     }
 
-    /// What a crash now must not silence. `unsynced`: tokens that only memory has; `next`: the next token.
-    pub fn unsaid(&mut self, next: u64, first_unsynced_from: impl Fn(u64) -> Option<u64>) -> Vec<Gap> {
+    /// What a crash now must not silence. `next`: the next token; `first_unsynced_from`: the first token from one on
+    /// that only memory has; `homeless`: readings that are lost only if their sending fails.
+    pub fn unsaid<'a>(
+        &mut self,
+        next: u64,
+        first_unsynced_from: impl Fn(u64) -> Option<u64>,
+        homeless: impl Iterator<Item = &'a Item>,
+    ) -> Vec<Gap> {
         let reports = self.unsaid.len() as u64 + 16;
         // The reports were appended right behind the fetching.
         self.unsaid.retain(|(_, at)| *at >= next || first_unsynced_from(*at).is_some_and(|t| t < at + reports));
-        let fetched = self.unsaid.iter().map(|(g, _)| g);
-        self.gaps.iter().chain(fetched).take(super::cursor::MAX_GAPS).cloned().collect()
+        let fetched = self.unsaid.iter().map(|(g, _)| g.clone());
+        let sending = homeless.filter_map(|i| Some(gap_of(i, i.seq?, "full")));
+        let mut all = Vec::new();
+        for gap in self.gaps.iter().cloned().chain(fetched).chain(sending) {
+            merge(&mut all, gap, super::cursor::MAX_GAPS);
+        }
+        all
     }
 
     pub fn say(&mut self, word: String) {
@@ -188,6 +182,32 @@ impl Books {
             self.rate += (rate - self.rate) * weight;
             (self.rate_at, self.rate_bytes) = (now, self.written);
         }
+    }
+}
+
+fn gap_of(item: &Item, seq: u64, reason: &'static str) -> Gap {
+    Gap { from: seq, to: seq, count: 1, reason, source: Some(item.source.to_string()) }
+}
+
+/// Adds a gap to a list, together with an earlier one if they adjoin, or if the list is full.
+fn merge(list: &mut Vec<Gap>, gap: Gap, max: usize) {
+    let adjoining = |g: &&mut Gap| g.reason == gap.reason && g.to.checked_add(1) == Some(gap.from);
+    let full = list.len() >= max;
+    let place = match list.iter_mut().rev().find(adjoining) {
+        Some(g) => Some(g),
+        None if full => list.iter_mut().rev().find(|g| g.reason == gap.reason),
+        None => None,
+    };
+    match place {
+        Some(g) => {
+            g.from = g.from.min(gap.from);
+            g.to = g.to.max(gap.to);
+            g.count += gap.count;
+            if g.source != gap.source {
+                g.source = None;
+            }
+        }
+        None => list.push(gap),
     }
 }
 

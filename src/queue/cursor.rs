@@ -13,6 +13,7 @@ const MAGIC: &[u8; 8] = b"PPQSTATE";
 const VERSION: u16 = 1;
 /// Gaps that a state keeps until they are said.
 pub const MAX_GAPS: usize = 24;
+// A full list may still grow by one for each reason; they fit the slot too.
 
 /// Which records of a segment are finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,8 @@ impl State {
         for v in [self.generation, self.seq_limit, self.next_token] {
             out.extend_from_slice(&v.to_le_bytes());
         }
-        let gaps = self.gaps.get(..MAX_GAPS).unwrap_or(&self.gaps);
+        let most = MAX_GAPS + REASONS.len();
+        let gaps = self.gaps.get(..most).unwrap_or(&self.gaps);
         put_varint(&mut out, gaps.len() as u64);
         for gap in gaps {
             for v in [gap.from, gap.to, gap.count] {
@@ -98,7 +100,7 @@ impl State {
         }
         let (generation, seq_limit, next_token) = (c.u64()?, c.u64()?, c.u64()?);
         let mut gaps = Vec::new();
-        for _ in 0..c.varint()?.min(MAX_GAPS as u64) {
+        for _ in 0..c.varint()?.min((MAX_GAPS + REASONS.len()) as u64) {
             let (from, to, count) = (c.varint()?, c.varint()?, c.varint()?);
             let reason = REASONS.get(usize::from(c.u8()?)).copied().unwrap_or(REASONS[0]);
             let len = usize::from(c.u8()?);

@@ -10,7 +10,7 @@ pub enum Bug {
     NoDirSync,
     /// A batch is reported durable, and synced afterwards.
     AckBeforeSync,
-    /// A finished segment is removed before the state says that it is finished.
+    /// A finished segment is removed, and forgotten, before the state says that it is finished.
     UnlinkBeforeCursor,
     /// The state is written without fdatasync.
     UnsyncedCursor,

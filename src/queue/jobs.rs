@@ -276,7 +276,8 @@ impl Queue {
     /// The state as it is now.
     fn state(&mut self) -> State {
         let unsynced = &self.unsynced;
-        let gaps = self.books.unsaid(self.next_token, |at| unsynced.range(at..).next().copied());
+        let sending = self.out.iter().filter_map(|t| self.records.get(t)).filter(|r| r.homeless).map(|r| &*r.item);
+        let gaps = self.books.unsaid(self.next_token, |at| unsynced.range(at..).next().copied(), sending);
         let Some(disk) = &mut self.disk else { return State::default() };
         disk.generation += 1;
         let mut finished: Vec<Finished> = Vec::new();
@@ -285,7 +286,7 @@ impl Queue {
         }
         let ahead = disk.faults.has(Bug::CursorAhead);
         for (chain, state) in &self.chains {
-            for (token, seg) in state.segs.iter().filter(|(_, s)| s.finished.count > 0 || ahead) {
+            for (token, seg) in state.segs.iter().filter(|(_, s)| s.finished.count > 0 || s.standing.cut || ahead) {
                 let mut marks = seg.finished.clone();
                 if ahead {
                     for place in self.out.iter().filter_map(|t| self.records.get(t)?.place) {
@@ -294,7 +295,11 @@ impl Queue {
                         }
                     }
                 }
-                finished.push(Finished { chain: *chain, token: *token, gone: false, runs: marks.runs() });
+                let mut runs = marks.runs();
+                if seg.standing.cut {
+                    runs.push((seg.standing.summary.count, u32::MAX / 2));
+                }
+                finished.push(Finished { chain: *chain, token: *token, gone: false, runs });
             }
         }
         let ahead = if disk.stopping { 0 } else { BLOCK };
@@ -353,9 +358,9 @@ impl Queue {
     }
 
     fn wants_page(&self, chain: &super::chains::ChainState) -> bool {
-        self.up && chain.unread > 0 && chain.page.0 <= chain.page.1 / 2 && {
-            let room = self.mem_bytes < self.memory / 4 * 3 || chain.next_back().is_none();
-            room && chain.segs.values().any(|s| s.unread() > 0 && !s.unreadable)
+        self.up && chain.unread > 0 && {
+            let room = chain.page.0 <= chain.page.1 / 2 && self.mem_bytes < self.memory / 4 * 3;
+            (room || chain.next_back().is_none()) && chain.segs.values().any(|s| s.unread() > 0 && !s.unreadable)
         }
     }
 
@@ -488,7 +493,10 @@ impl Queue {
         }
         let tokens: Vec<u64> = chain.back.iter().copied().collect();
         for token in tokens {
-            let Some(mut rec) = self.records.remove(&token).filter(|r| r.place.is_some()) else { continue };
+            if self.records.get(&token).is_none_or(|r| r.place.is_none()) {
+                continue;
+            }
+            let Some(mut rec) = self.records.remove(&token) else { continue };
             rec.instead_of.extend(rec.place.take());
             let new = self.next_token;
             self.next_token += 1;

@@ -4,7 +4,7 @@
 //! was new); after a failed write or sync it never trusts that file again, and the batch is written anew elsewhere;
 //! it never panics, whatever the disk says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -138,6 +138,8 @@ pub struct Standing {
     pub len: u64,
     /// Nothing will be added.
     pub sealed: bool,
+    /// Given up after a failed write: what may lie behind its last record does not count.
+    pub cut: bool,
 }
 
 /// Records that cannot be read: indices and the sequence numbers between the good neighbours, ends excluded.
@@ -234,6 +236,8 @@ pub struct Log {
     pub(super) slot: usize,
     cache: Option<Cache>,
     late: Vec<Handle>,
+    /// New files that failed and were removed; the removal is not durable yet.
+    suspects: BTreeSet<String>,
 }
 
 /// Writes all of `bytes`.
@@ -265,6 +269,7 @@ impl Log {
             slot: 0,
             cache: None,
             late: Vec::new(),
+            suspects: BTreeSet::new(),
         }
     }
 
@@ -364,10 +369,11 @@ impl Log {
                 if new {
                     self.disk.close(active.file);
                     let _ = self.disk.remove(&name);
+                    self.suspects.insert(name.clone());
                 } else {
                     let _ = self.disk.set_len(active.file, before.end);
                     self.disk.close(active.file);
-                    standings.push(before);
+                    standings.push(Standing { cut: true, ..before });
                 }
                 Err(Failure::new(&format!("cannot write {name}"), &e))
             }
@@ -386,6 +392,7 @@ impl Log {
             other => other,
         }
         .map_err(failed)?;
+        self.suspects.remove(&name);
         let seq = items.iter().find_map(|i| i.seq).unwrap_or(0);
         let builder = Builder::begin(chain, first, seq, bytes);
         Ok(Active { token: first.token, file, builder, end: 0, len: 0, trim: false })
@@ -528,6 +535,7 @@ impl Log {
                 self.disk.close(active.file);
             }
         }
+        self.clear_suspects().map_err(|e| Failure::new("cannot remove a file that failed", &e))?;
         let bytes = state.encode();
         let first = self.save_slot(&bytes);
         let result = match first {
@@ -535,6 +543,22 @@ impl Log {
             other => other,
         };
         result.map_err(|e| Failure::new("cannot save the queue's state", &e))
+    }
+
+    /// Once a state is saved, what it calls delivered must not come back with a file that was given up.
+    fn clear_suspects(&mut self) -> io::Result<()> {
+        if self.suspects.is_empty() {
+            return Ok(());
+        }
+        for name in &self.suspects {
+            match self.disk.remove(name) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        self.disk.sync_dir()?;
+        self.suspects.clear();
+        Ok(())
     }
 
     fn save_slot(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -578,13 +602,16 @@ impl Log {
                 _ => {}
             }
         }
+        if self.faults.has(Bug::UnlinkBeforeCursor) {
+            return Ok(());
+        }
         self.disk.sync_dir().map_err(|e| Failure::new("cannot sync the queue's directory", &e))
     }
 }
 
 pub(super) fn standing(chain: Chain, a: &Active, sealed: bool) -> Standing {
     let (summary, base_seq, since) = (a.builder.summary, a.builder.base_seq(), a.builder.since());
-    Standing { id: (chain, a.token), summary, base_seq, since, end: a.end, len: a.len, sealed }
+    Standing { id: (chain, a.token), summary, base_seq, since, end: a.end, len: a.len, sealed, cut: false }
 }
 
 /// A segment's base by its header or, failing that, by its footer.

@@ -189,7 +189,8 @@ impl Queue {
         let now = self.tick(now);
         loop {
             let slow = self.replay.wait(now).is_some();
-            let live = self.chains.iter().rev().find_map(|(id, c)| {
+            let in_turn = self.replay.backlog_first();
+            let live = self.chains.iter().rev().filter(|(_, c)| !in_turn || !c.has_backlog()).find_map(|(id, c)| {
                 c.live.first().filter(|t| self.may_leave(**t)).map(|t| (id.rank, *t))
             });
             let back = if slow { None } else { self.first_back() };

@@ -83,6 +83,11 @@ impl Replayer {
         Replayer { rule, tokens: 1.0, at: 0, live_had_it: false }
     }
 
+    /// Whether live ones wait for the backlog of their rank.
+    pub fn backlog_first(&self) -> bool {
+        self.rule.order == Order::BacklogFirst
+    }
+
     fn burst(rate: f64) -> f64 {
         (rate / 10.0).max(1.0)
     }

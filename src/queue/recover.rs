@@ -48,12 +48,12 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     log.disk.lock()?;
     let mut found = Recovered::default();
     let listed = |e| Failure::new("cannot list the queue's directory", &e);
-    let mut files = log.disk.list().map_err(listed)?;
-    files.sort();
     log.aside.bytes = 0;
     log.aside.bad = 0;
     log.active.clear();
     read_state(log, &mut found)?;
+    let mut files = log.disk.list().map_err(listed)?;
+    files.sort();
     let mut segments = Vec::new();
     for (name, len) in files {
         match segment::parse_name(&name) {
@@ -144,6 +144,7 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
             end: len,
             len,
             sealed: true,
+            cut: false,
         });
         return Ok(());
     }
@@ -172,7 +173,7 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
     };
     let read_through = |scan: &Scanner| {
         let (summary, base_seq) = (scan.summary, base.seq);
-        Standing { id, summary, base_seq, since: base.stamp, end, len, sealed: true }
+        Standing { id, summary, base_seq, since: base.stamp, end, len, sealed: true, cut: false }
     };
     if sealed || !last || end >= log.sizes.segment {
         found.segments.push(read_through(&scan));

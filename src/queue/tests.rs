@@ -190,6 +190,9 @@ fn live_ones_pass_a_long_backlog_unless_they_must_not() {
     let (mut q, mut log) = Queue::open(options(dir.path()), T0).unwrap();
     for i in 0..20_000 {
         q.append(reading(1, &format!("{i}")), T0);
+        if i % 1000 == 0 {
+            work(&mut q, &mut log, T0);
+        }
     }
     work(&mut q, &mut log, sec(1));
     q.link_up();
