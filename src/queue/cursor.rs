@@ -28,6 +28,9 @@ pub struct Finished {
     pub runs: Vec<(u32, u32)>,
 }
 
+/// Length of the run that says that nothing from its start on counts.
+pub const CUT: u32 = u32::MAX / 2;
+
 /// What survives beside the segments.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
@@ -85,6 +88,12 @@ impl State {
         out.resize(SLOT - 4, 0);
         out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
         out
+    }
+
+    /// From which index on a segment's records do not count, if it was given up after a failed write.
+    pub fn cut(&self, id: (Chain, u64)) -> Option<u32> {
+        let known = self.finished.iter().find(|f| (f.chain, f.token) == id)?;
+        known.runs.last().filter(|(_, len)| *len == CUT).map(|(from, _)| *from)
     }
 
     /// Reads a slot.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cursor::{Finished, State};
+use super::cursor::{CUT, Finished, State};
 use super::faults::{Bug, Faults};
 use super::log::{Job, SegmentId, Sizes};
 use super::policy::us;
@@ -297,7 +297,7 @@ impl Queue {
                 }
                 let mut runs = marks.runs();
                 if seg.standing.cut {
-                    runs.push((seg.standing.summary.count, u32::MAX / 2));
+                    runs.push((seg.standing.summary.count, CUT));
                 }
                 finished.push(Finished { chain: *chain, token: *token, gone: false, runs });
             }

@@ -52,6 +52,8 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     log.aside.bad = 0;
     log.active.clear();
     read_state(log, &mut found)?;
+    // What an earlier process saw of the directory need not be durable yet; from here on it is built upon.
+    log.disk.sync_dir().map_err(|e| Failure::new("cannot sync the queue's directory", &e))?;
     let mut files = log.disk.list().map_err(listed)?;
     files.sort();
     let mut segments = Vec::new();
@@ -135,7 +137,9 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
         log.aside.bytes += len;
         return Ok(());
     }
-    if let Some((summary, base)) = known {
+    let cut = found.state.as_ref().and_then(|s| s.cut(id));
+    if let Some((mut summary, base)) = known {
+        summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
         found.segments.push(Standing {
             id,
             summary,
@@ -144,7 +148,7 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
             end: len,
             len,
             sealed: true,
-            cut: false,
+            cut: cut.is_some(),
         });
         return Ok(());
     }
@@ -172,10 +176,11 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
         }
     };
     let read_through = |scan: &Scanner| {
-        let (summary, base_seq) = (scan.summary, base.seq);
-        Standing { id, summary, base_seq, since: base.stamp, end, len, sealed: true, cut: false }
+        let (mut summary, base_seq) = (scan.summary, base.seq);
+        summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
+        Standing { id, summary, base_seq, since: base.stamp, end, len, sealed: true, cut: cut.is_some() }
     };
-    if sealed || !last || end >= log.sizes.segment {
+    if sealed || cut.is_some() || !last || end >= log.sizes.segment {
         found.segments.push(read_through(&scan));
         return Ok(());
     }
@@ -187,6 +192,12 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
             return Ok(());
         }
     };
+    // As with names: what is found counts as durable from now on, so it has to be.
+    if log.disk.sync(file).is_err() {
+        log.disk.close(file);
+        found.segments.push(read_through(&scan));
+        return Ok(());
+    }
     let active = Active { token, file, builder: Builder::resume(scan), end, len, trim: junk };
     found.segments.push(standing(chain, &active, false));
     close_older(log, chain, active);

@@ -109,6 +109,11 @@ impl Fs {
         }
     }
 
+    /// The file system as the next process finds it.
+    pub fn after_kill(&self) -> Fs {
+        Fs { files: BTreeMap::new(), changes: 0, crash_at: u64::MAX, fail: None, ..self.clone() }
+    }
+
     /// The file system as it comes back when the power does.
     pub fn after_crash(&self, rng: &mut Rng) -> Fs {
         let mut fs = Fs::new(rng.next());
