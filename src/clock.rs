@@ -44,6 +44,11 @@ impl Clock {
         Now { wall, mono: self.mono(Instant::now()), synced: self.synced.load(Ordering::Relaxed) }
     }
 
+    /// The moment that times count from.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
     /// A moment of the clock that never jumps.
     pub fn mono(&self, at: Instant) -> Mono {
         Mono(at.saturating_duration_since(self.start))

@@ -28,61 +28,15 @@ const LATER: &[(Level, &[&str])] = &[
         Level::File,
         &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
     ),
-    (Level::Section("queue"), &["sync", "replay"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
     (Level::Kind, &["counter", "encoder", "pwm", "servo", "modbus", "system"]),
-    (
-        Level::Device,
-        &[
-            "gestures",
-            "group",
-            "on_broker_loss",
-            "max_on",
-            "min_on",
-            "min_off",
-            "auto_off",
-            "interlock",
-            "dead_time",
-            "requires",
-            "command_ttl",
-            "accept_retained",
-            "offline_after",
-            "poll",
-            "commands",
-            "alarm",
-            "check",
-            "match",
-        ],
-    ),
-    (Level::Point, &["alarm", "match", "pattern", "type"]),
-    (
-        Level::Filter,
-        &[
-            "scale",
-            "offset",
-            "round",
-            "clamp",
-            "calibrate",
-            "median",
-            "moving_average",
-            "ema",
-            "delta",
-            "throttle",
-            "heartbeat",
-            "map",
-            "timeout",
-            "expression",
-        ],
-    ),
+    (Level::Device, &["gestures", "group", "requires", "offline_after", "poll", "commands", "alarm"]),
+    (Level::Point, &["alarm"]),
+    (Level::Filter, &["calibrate", "timeout", "expression"]),
 ];
 
 /// The same for words of a list of words, by key.
-const LATER_WORDS: &[(&str, &[&str])] = &[
-    ("payload", &["cbor"]),
-    ("initial", &["restore"]),
-    ("frame", &["cobs", "slip", "nmea"]),
-    ("type", &["keyvalue", "csv", "regex", "json", "nmea", "binary", "tlv", "text", "raw"]),
-];
+const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"]), ("initial", &["restore"])];
 
 /// Whether a later version knows `word` as a value of `key`.
 pub fn later_word(key: &str, word: &str) -> bool {

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
-use super::scalar::{OnOff, Secret, Size, Span, UsbId};
+use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, UsbId};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -115,6 +115,31 @@ pub struct Queue {
     pub max_age: Option<Span>,
     /// Default drop_oldest.
     pub when_full: Option<WhenFull>,
+    /// A reading not acknowledged within this time is on disk; default 1s. `always`: on disk before it is sent.
+    pub sync: Option<SyncKey>,
+    /// How what has waited is sent.
+    pub replay: Replay,
+}
+
+/// How what has waited is sent.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Replay {
+    /// Who goes first when the broker is back; default live_first.
+    pub order: Option<ReplayOrder>,
+    /// `unlimited` (default), or readings a second: 500/s.
+    pub rate: Option<Rate>,
+}
+
+/// Who goes first when the broker is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayOrder {
+    /// What comes now.
+    #[default]
+    LiveFirst,
+    /// What has waited.
+    BacklogFirst,
 }
 
 /// What goes when the queue is full.

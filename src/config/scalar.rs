@@ -193,6 +193,50 @@ impl fmt::Display for UsbId {
     }
 }
 
+/// A rate: `unlimited`, or so many a second: `500/s`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate(pub Option<f64>);
+
+impl FromStr for Rate {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Rate, String> {
+        let text = s.trim();
+        if text == "unlimited" {
+            return Ok(Rate(None));
+        }
+        let number = text.strip_suffix("/s").and_then(|n| n.trim().parse::<f64>().ok());
+        match number.filter(|n| n.is_finite() && *n > 0.0) {
+            Some(n) => Ok(Rate(Some(n))),
+            None => Err(format!("`{s}` is not a rate; write unlimited or 500/s")),
+        }
+    }
+}
+
+/// When a waiting reading must be on disk: a time, or `always`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncKey {
+    /// This long after it came, if it still waits.
+    Within(Span),
+    /// Before it is sent.
+    Always,
+}
+
+impl FromStr for SyncKey {
+    type Err = String;
+    fn from_str(s: &str) -> Result<SyncKey, String> {
+        match s.trim() {
+            "always" => Ok(SyncKey::Always),
+            text => match text.parse::<Span>() {
+                Ok(span) if span.0 >= Duration::from_millis(10) && span.0 <= Duration::from_secs(3600) => {
+                    Ok(SyncKey::Within(span))
+                }
+                Ok(_) => Err("`sync` is from 10ms to 1h, or always".into()),
+                Err(text) => Err(format!("{text}; or write always")),
+            },
+        }
+    }
+}
+
 /// A scalar as its text, whatever YAML takes it for; a key or value of a free table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Plain(pub String);
@@ -298,6 +342,8 @@ scalars! {
     OnOff, "on-off", "yes or no", "true";
     Pin, "pin", "a pin", "17";
     UsbId, "usb-id", "a USB id", "0403";
+    Rate, "rate", "a rate", "500/s";
+    SyncKey, "sync", "a time or `always`", "1s";
     Plain, "plain", "a single value", "open";
     Secret, "secret", "a secret", "${MQTT_PASSWORD}";
 }

@@ -68,6 +68,8 @@ pub(super) fn own(topic: String, payload: Vec<u8>, retain: bool, deliver: Delive
         lane,
         deliver,
         expires: None,
+        retain,
+        taken: None,
         source: "bridge".into(),
         record,
     })

@@ -459,6 +459,8 @@ pub fn send_reply(reply: &Reply, map: Map<String, Json>, now: Mono) -> Option<Ef
         lane: u64::MAX,
         deliver: Deliver::All,
         expires: Some(now.after(ANSWER_HOLDS)),
+        retain: false,
+        taken: None,
         source: "answer".into(),
         record: Record::Message(Box::new(message)),
     }))

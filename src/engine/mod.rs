@@ -88,6 +88,10 @@ pub struct Outgoing {
     pub deliver: Deliver,
     /// When it is worth nothing.
     pub expires: Option<Mono>,
+    /// Whether its topic is retained: its last message must be the newest.
+    pub retain: bool,
+    /// When it was taken; `None`: now.
+    pub taken: Option<Stamp>,
     /// Whose, for reports of loss.
     pub source: String,
     /// The message.
@@ -106,8 +110,6 @@ pub struct Setup {
     pub chains: Vec<Chain>,
     /// What `bridge/info` says.
     pub info: bridge::Info,
-    /// This run of the daemon.
-    pub run: u64,
 }
 
 /// The engine.
@@ -131,7 +133,7 @@ impl Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
             outputs: Outputs::new(&setup.devices, now.mono),
             bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
-            points: Points::new(setup.points, sources, setup.chains, setup.run),
+            points: Points::new(setup.points, sources, setup.chains),
             commands: Commands::default(),
             topics: setup.topics,
             devices: setup.devices,

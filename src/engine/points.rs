@@ -21,12 +21,11 @@ struct Point {
 /// All points.
 pub struct Points {
     list: Vec<Point>,
-    run: u64,
 }
 
 impl Points {
-    /// Points with their chains, in the order of their ids. `run` names this run of the daemon in records.
-    pub fn new(specs: Vec<PointSpec>, sources: Vec<String>, chains: Vec<Chain>, run: u64) -> Points {
+    /// Points with their chains, in the order of their ids.
+    pub fn new(specs: Vec<PointSpec>, sources: Vec<String>, chains: Vec<Chain>) -> Points {
         let list = specs
             .into_iter()
             .zip(sources)
@@ -40,7 +39,7 @@ impl Points {
                 published: Mono::default(),
             })
             .collect();
-        Points { list, run }
+        Points { list }
     }
 
     /// The point of an id.
@@ -66,29 +65,27 @@ impl Points {
             Quality::Bad | Quality::Stale => Some(value),
         };
         if let Some(value) = passed {
-            point.publish(value, quality, taken, now, self.run, fx);
+            point.publish(value, quality, taken, now, fx);
         }
     }
 
     /// Publishes the present value again; gives it, or `None` if nothing was ever read.
     pub fn again(&mut self, id: PointId, now: &Now, fx: &mut Vec<Effect>) -> Option<Value> {
-        let run = self.run;
         let point = self.list.get_mut(id.0 as usize)?;
         let (value, quality, taken) = point.last.clone()?;
-        point.publish(value.clone(), quality, taken, now, run, fx);
+        point.publish(value.clone(), quality, taken, now, fx);
         Some(value)
     }
 
     /// States that may be unknown to a broker that came back: those not published since `lost`.
     pub fn announce(&mut self, lost: Mono, now: &Now, fx: &mut Vec<Effect>) {
-        let run = self.run;
         for point in &mut self.list {
             if point.spec.stateful
                 && point.published < lost
                 && let Some((value, quality, _)) = point.last.clone()
             {
                 // the state holds now: a reading of its own
-                point.publish(value, quality, now.stamp(), now, run, fx);
+                point.publish(value, quality, now.stamp(), now, fx);
             }
         }
     }
@@ -107,12 +104,11 @@ impl Points {
 
     /// Lets the filters speak that are due.
     pub fn due(&mut self, now: &Now, fx: &mut Vec<Effect>) {
-        let run = self.run;
         for point in &mut self.list {
             if point.chain.next_wake().is_some_and(|t| t <= now.mono) {
                 for value in point.chain.wake(now.mono) {
                     if let Some(heard) = point.heard {
-                        point.publish(value, Quality::Good, heard, now, run, fx);
+                        point.publish(value, Quality::Good, heard, now, fx);
                     }
                 }
             }
@@ -121,7 +117,7 @@ impl Points {
 }
 
 impl Point {
-    fn publish(&mut self, value: Value, quality: Quality, taken: Stamp, now: &Now, run: u64, fx: &mut Vec<Effect>) {
+    fn publish(&mut self, value: Value, quality: Quality, taken: Stamp, now: &Now, fx: &mut Vec<Effect>) {
         let spec = &self.spec;
         self.last = Some((value.clone(), quality, taken));
         self.published = now.mono;
@@ -137,9 +133,6 @@ impl Point {
             words,
             value,
             quality,
-            taken,
-            run,
-            expiry: spec.expiry,
         }));
         fx.push(Effect::Send(Outgoing {
             reading: true,
@@ -147,6 +140,8 @@ impl Point {
             lane: u64::from(spec.id.0),
             deliver: spec.deliver,
             expires: spec.expiry.map(|e| taken.mono.after(e)),
+            retain: spec.retain,
+            taken: Some(taken),
             source: self.source.clone(),
             record,
         }));

@@ -38,9 +38,9 @@ pub fn explain(plan: &Plan) -> String {
     let _ = writeln!(
         out,
         "queue   {}, at most {} and {}",
-        plan.queue_dir.display(),
-        Size(plan.queue.max_bytes),
-        Span(plan.queue.max_age)
+        plan.queue.dir.display(),
+        Size(plan.queue.limits.max_bytes),
+        Span(plan.queue.limits.max_age)
     );
     if let Some(address) = plan.broker {
         let _ = writeln!(out, "broker of its own on {address}");
@@ -109,8 +109,8 @@ pub fn explain_json(plan: &Plan) -> Json {
             "client_id": plan.link.client_id, "topic_prefix": plan.prefix,
         },
         "queue": {
-            "dir": plan.queue_dir, "max_size": Size(plan.queue.max_bytes).to_string(),
-            "max_age": Span(plan.queue.max_age).to_string(),
+            "dir": plan.queue.dir, "max_size": Size(plan.queue.limits.max_bytes).to_string(),
+            "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
         "broker": plan.broker.map(|b| b.to_string()),
         "devices": devices,

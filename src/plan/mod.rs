@@ -9,8 +9,10 @@ mod points;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::config::raw::{Broker, Port, Raw};
+use crate::config::raw::{Broker, Port, Raw, ReplayOrder, WhenFull};
+use crate::config::scalar::SyncKey;
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
 use crate::engine::filters::{Chain, FILTERS};
@@ -46,10 +48,8 @@ pub struct Plan {
     pub prefix: String,
     /// The broker to talk to; its will, hello and subscriptions included.
     pub link: LinkConfig,
-    /// Where the queue lives.
-    pub queue_dir: PathBuf,
-    /// Its limits.
-    pub queue: queue::Limits,
+    /// Where the queue lives, and its limits.
+    pub queue: queue::Options,
     /// The embedded broker, where it is wanted.
     pub broker: Option<SocketAddr>,
     /// Devices, in the order of their ids.
@@ -166,19 +166,7 @@ impl Resolver<'_> {
                 topics.listen_sim(pin);
             }
         }
-        let q = &self.raw.queue;
-        let max_size = q.max_size.map_or(64 << 20, |s| s.0);
-        if max_size < 1 << 20 {
-            self.error(&["queue", "max_size"], "the queue needs at least 1MiB", "write max_size: 64MiB");
-        }
-        let limits = queue::Limits {
-            max_bytes: max_size,
-            max_age: q.max_age.map_or(std::time::Duration::from_secs(7 * 24 * 3600), |s| s.0),
-            when_full: match q.when_full.unwrap_or_default() {
-                crate::config::raw::WhenFull::DropOldest => queue::WhenFull::DropOldest,
-                crate::config::raw::WhenFull::DropNewest => queue::WhenFull::DropNewest,
-            },
-        };
+        let queue = self.queue();
         let mut link = link?;
         link.subscriptions = topics
             .subscriptions()
@@ -191,8 +179,7 @@ impl Resolver<'_> {
             area: self.raw.gateway.area.clone(),
             prefix,
             link,
-            queue_dir: self.queue_dir(),
-            queue: limits,
+            queue,
             broker,
             devices,
             points: all.specs,
@@ -363,6 +350,35 @@ impl Resolver<'_> {
                 self.error(&["devices", name, "interlock"], text, help);
             }
         }
+    }
+
+    fn queue(&mut self) -> queue::Options {
+        let q = &self.raw.queue;
+        let mut options = queue::Options::new(self.queue_dir());
+        options.limits = queue::Limits {
+            max_bytes: q.max_size.map_or(64 << 20, |s| s.0),
+            max_age: q.max_age.map_or(Duration::from_secs(7 * 24 * 3600), |s| s.0),
+            when_full: match q.when_full.unwrap_or_default() {
+                WhenFull::DropOldest => queue::WhenFull::DropOldest,
+                WhenFull::DropNewest => queue::WhenFull::DropNewest,
+            },
+        };
+        options.sync = match q.sync {
+            None => queue::Sync::Within(Duration::from_secs(1)),
+            Some(SyncKey::Within(span)) => queue::Sync::Within(span.0),
+            Some(SyncKey::Always) => queue::Sync::Always,
+        };
+        options.replay = queue::Replay {
+            order: match q.replay.order.unwrap_or_default() {
+                ReplayOrder::LiveFirst => queue::Order::LiveFirst,
+                ReplayOrder::BacklogFirst => queue::Order::BacklogFirst,
+            },
+            rate: q.replay.rate.and_then(|r| r.0),
+        };
+        if options.limits.max_bytes < 1 << 20 {
+            self.error(&["queue", "max_size"], "the queue needs at least 1MiB", "write max_size: 64MiB");
+        }
+        options
     }
 
     /// `queue.dir`, else below systemd's state directory, else the usual place.

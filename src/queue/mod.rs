@@ -2,20 +2,95 @@
 //!
 //! This is the queue's one door. Every message that pinpost publishes passes through it: [`Queue::append`] takes it
 //! in, [`Queue::take`] hands it to the link, [`Queue::done`] forgets it once the broker has it. What was taken and
-//! not done when the link breaks is taken again, in the old order ([`Queue::link_down`]).
+//! not done when the link breaks is taken again, in the old order ([`Queue::link_down`]). The room knows no other
+//! room: no topic, no payload, no broker.
 //!
-//! The room knows no other room: no topic, no payload, no broker.
+//! # What it promises
+//! - *Accepted* means: the broker has it, or it is on disk after fdatasync. What is accepted is not lost by a kill, a
+//!   power cut, a full disk (then the policy drops, counts and reports) or damaged bytes elsewhere in the log.
+//! - A record is written only if it is still here `sync` after it came. A healthy link writes nothing.
+//! - The books balance at every moment: `accepted + found = delivered + waiting + dead + dropped + replaced`.
+//! - Sequence numbers are never used twice, not even across a power cut.
+//! - Memory is bounded: what is on disk is read back a page at a time.
 //!
-//! For now the queue lives in memory and is bounded by `max_bytes`. What it drops it counts and reports as a [`Gap`].
+//! # Order
+//! Records of one rank and lane never overtake each other among those that waited (the *backlog*, `replayed`) nor
+//! among the live ones. Under [`Order::LiveFirst`] a live record may pass the backlog, also of its own lane: that is
+//! what live first means; an entry marked [`Entry::in_order`] (for retained topics, whose last word must be the
+//! newest) does not. Under [`Order::BacklogFirst`] nothing of a rank passes anything. A greater rank goes first
+//! either way; a live record of a lesser rank and a backlog of a greater one take turns.
+//!
+//! # Who does the work
+//! [`Queue`] is bookkeeping: it never touches the disk and answers in microseconds, so it may sit behind a mutex that
+//! the daemon's loop takes. Work for the disk is asked for with [`Queue::next_job`], done by a [`Log`] wherever
+//! blocking is allowed, and answered with [`Queue::finished`]. [`Writer`] is the thread that does so; tests turn the
+//! crank by hand.
+//!
+//! # The directory (format 1)
+//! | file | what |
+//! |---|---|
+//! | `lock` | locked (flock) by the owner; its process id inside |
+//! | `state` | two slots of 4096 bytes, written in turn, the newer whole one counts: magic `PPQSTATE`, version u16, generation u64, seq limit u64 (numbers below may have been used), next token u64, gaps not yet reported, which records of which segments are finished, CRC32C in the last four bytes |
+//! | `RRRk-TTTTTTTTTTTTTTTTTTTT.seg` | a segment, at most 1 MiB (more only for one larger record): rank, kind (`a` all, `l` latest of a lane), first token, all decimal |
+//! | `reserve` | space that is given up when the disk is full, so that the state can be saved |
+//! | `dead-letter.ndjson`, `dead-letter.1.ndjson` | what the broker refused for good |
+//! | `bad-…` | damaged stretches of segments, set aside |
+//!
+//! Numbers are little-endian; *varint* is base 128, low bits first; *signed* is a varint in zigzag. A segment is two
+//! equal 64-byte headers and then entries. Header: magic `PINPOSTQ`, version u16, rank u8, latest u8, four zeros,
+//! and the bases: first token u64, first seq u64, wall ms i64, mono ms u64, boot u64; CRC32C u32; four zeros. An
+//! entry: u32 (low 22 bits: payload length; high 10 bits: a check of it), CRC32C u32 of that word and the payload,
+//! payload. All checksums of a segment start from the CRC32C of its file name, so that no entry can be taken for one
+//! of another file. Payloads by the low three bits of their first byte:
+//! 1. *record*: further bits say 8 has seq, 16 has ttl, 32 foreign clock, 64 clock synced, 128 in order; varint index
+//!    in the segment, varint source number, signed (token − base − index), \[signed (seq − base − index)\],
+//!    \[varint ttl ms\], stamp (signed wall − base, signed drift between wall and mono; or in full), body.
+//! 2. *source*: varint number, lane u64, keep u8, name. Precedes the first record that names it.
+//! 3. *footer*, the end of a finished segment: count u32, readings u32, last token u64, first seq u64, has last u8,
+//!    last seq u64, last stamp, the header again.
+//!
+//! Four zero bytes in an entry's place end the segment: files grow by zeros ahead of need, since growing costs the
+//! card a journal commit. Whatever is neither entry nor blank is skipped to the next good entry, set aside and
+//! reported as a gap (`corrupt`) where records are missing. A file of another version is left alone and reported.
 
-use std::collections::{BTreeMap, VecDeque};
+mod aside;
+mod books;
+mod chains;
+mod cursor;
+pub mod disk;
+mod faults;
+mod inspect;
+mod jobs;
+mod lock;
+mod log;
+mod memory;
+mod open;
+mod outcomes;
+mod policy;
+mod record;
+mod recover;
+mod segment;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
+
+pub use books::{DiskState, Health, Stats};
+#[cfg(any(test, feature = "planted-bugs"))]
+pub use faults::Bug;
+pub use faults::Faults;
+pub use inspect::{Inspector, Kept};
+pub use log::{Done, Job, Log};
+pub use open::OpenError;
+pub use record::MAX_BODY;
+pub use writer::{Guard, Shared, Writer};
 
 /// Who goes first, who is dropped last; a greater rank is more important.
 pub type Rank = u8;
 
 /// What is kept of a lane while the link is down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Keep {
     /// Every record.
     #[default]
@@ -26,6 +101,19 @@ pub enum Keep {
     None,
 }
 
+/// When a reading was taken, kept with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// Milliseconds since 1970 by the system's clock then.
+    pub wall: i64,
+    /// Milliseconds on the clock that never jumps.
+    pub mono: u64,
+    /// Names the clock that `mono` counts on: equal ones may be compared. 0: no stamp, the queue makes one.
+    pub boot: u64,
+    /// Whether the system's clock had been set.
+    pub synced: bool,
+}
+
 /// A record to be kept until the broker has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Entry {
@@ -33,15 +121,19 @@ pub struct Entry {
     pub reading: bool,
     /// Importance; greater leaves first and is dropped last.
     pub rank: Rank,
-    /// Records of one lane never overtake each other (a hash of the point or topic).
+    /// Records of one lane keep their order (a hash of the point or topic).
     pub lane: u64,
     /// What is kept while the link is down.
     pub keep: Keep,
+    /// Never to overtake older ones of its rank that wait, even under [`Order::LiveFirst`]: for retained topics.
+    pub in_order: bool,
     /// Time since the daemon's start at which it is worth nothing; `None`: the queue's `max_age` alone decides.
     pub expires: Option<Duration>,
+    /// When it was taken; `boot` 0: now.
+    pub stamp: Stamp,
     /// A name for reports of loss: the point, `weather/temperature`.
     pub source: String,
-    /// The message, opaque.
+    /// The message, opaque; at most [`MAX_BODY`] bytes.
     pub body: Vec<u8>,
 }
 
@@ -54,6 +146,12 @@ pub struct Out {
     pub seq: Option<u64>,
     /// Waited while the link was down, or was sent before without an answer.
     pub replayed: bool,
+    /// When it was taken.
+    pub stamp: Stamp,
+    /// How long it has waited.
+    pub age: Duration,
+    /// What is left of its life, where it has an end.
+    pub expires_in: Option<Duration>,
     /// The message, opaque.
     pub body: Vec<u8>,
 }
@@ -71,13 +169,85 @@ pub enum WhenFull {
 /// Limits of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes that the waiting records may take together.
+    /// Bytes of all files in the directory; without a directory, bytes of memory.
     pub max_bytes: u64,
     /// Age after which a record is worth nothing.
     pub max_age: Duration,
     /// Policy.
     pub when_full: WhenFull,
 }
+
+/// When a record must be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// This long after it came, if it is still here.
+    Within(Duration),
+    /// Before it is sent.
+    Always,
+}
+
+/// Who goes first when the link is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// What comes now.
+    #[default]
+    LiveFirst,
+    /// What has waited.
+    BacklogFirst,
+}
+
+/// How the backlog is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Replay {
+    /// Who goes first.
+    pub order: Order,
+    /// At most so many records of the backlog in a second; `None`: no limit. Live ones are not limited.
+    pub rate: Option<f64>,
+}
+
+/// How a queue on disk is to be kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory; made if it is not there.
+    pub dir: PathBuf,
+    /// Limits.
+    pub limits: Limits,
+    /// When records are written.
+    pub sync: Sync,
+    /// How the backlog is sent.
+    pub replay: Replay,
+    /// Bytes of memory that records may take.
+    pub memory: u64,
+    /// The first sequence number of a new directory.
+    pub first_seq: u64,
+    /// What the clocks say at the `now` that is handed to `open`.
+    pub clock: Stamp,
+    /// Segment size in bytes; 0: a thirty-second of `max_bytes`, between 4 KiB and 1 MiB.
+    pub segment: u64,
+    /// Planted bugs, for tests.
+    pub faults: Faults,
+}
+
+impl Options {
+    /// The defaults, at `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Options {
+        let day = Duration::from_secs(86_400);
+        Options {
+            dir: dir.into(),
+            limits: Limits { max_bytes: 64 << 20, max_age: day * 7, when_full: WhenFull::DropOldest },
+            sync: Sync::Within(Duration::from_secs(1)),
+            replay: Replay::default(),
+            memory: 4 << 20,
+            first_seq: 1,
+            clock: Stamp::default(),
+            segment: 0,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// Why readings are lost, as [`Gap::reason`] says it.
+pub const REASONS: [&str; 5] = ["full", "expired", "corrupt", "newest dropped", "purged"];
 
 /// Readings that were lost, both ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,289 +258,46 @@ pub struct Gap {
     pub to: u64,
     /// How many readings.
     pub count: u64,
-    /// `full`, `expired`, `corrupt` or `newest dropped`.
+    /// One of [`REASONS`].
     pub reason: &'static str,
     /// Whose, where all are of one source.
     pub source: Option<String>,
 }
 
-/// Figures for `bridge/health`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Records waiting, those being sent included.
-    pub waiting: u64,
-    /// Bytes they take.
-    pub bytes: u64,
-    /// Records taken in since the start.
-    pub accepted: u64,
-    /// Records the broker has.
-    pub delivered: u64,
-    /// Readings dropped, by reason.
-    pub dropped: BTreeMap<&'static str, u64>,
-    /// The next reading's sequence number.
-    pub next_seq: u64,
-}
-
-/// What a record costs beside its body, for the bound on memory.
-const OVERHEAD: u64 = 96;
-
-struct Record {
-    token: u64,
-    seq: Option<u64>,
-    at: Duration,
-    replayed: bool,
-    entry: Entry,
-}
-
-impl Record {
-    fn cost(&self) -> u64 {
-        OVERHEAD + self.entry.body.len() as u64 + self.entry.source.len() as u64
-    }
-    fn expired(&self, now: Duration, max_age: Duration) -> bool {
-        self.entry.expires.is_some_and(|e| e <= now) || now.saturating_sub(self.at) > max_age
-    }
-}
-
-/// The queue. Not shared: the owner wraps it as it likes.
+/// The queue. Not shared: the owner wraps it as it likes ([`Shared`] is a mutex with a writer behind it).
 pub struct Queue {
     limits: Limits,
+    sync: Sync,
+    replay: policy::Replayer,
+    /// Bytes that records may take in memory.
+    memory: u64,
+    clock: policy::TimeBase,
     next_seq: u64,
+    /// Numbers below this are reserved on disk.
+    seq_limit: u64,
+    /// Numbers are given out that are not reserved.
+    unreserved: bool,
     next_token: u64,
     up: bool,
-    /// Waiting, by rank; within a rank in order of arrival.
-    waiting: BTreeMap<Rank, VecDeque<Record>>,
-    /// Handed out and not yet done, by token.
-    out: BTreeMap<u64, Record>,
-    gaps: Vec<Gap>,
-    stats: Stats,
-}
-
-impl Queue {
-    /// An empty queue whose first reading takes `next_seq`.
-    pub fn new(limits: Limits, next_seq: u64) -> Queue {
-        Queue {
-            limits,
-            next_seq,
-            next_token: 1,
-            up: false,
-            waiting: BTreeMap::new(),
-            out: BTreeMap::new(),
-            gaps: Vec::new(),
-            stats: Stats::default(),
-        }
-    }
-
-    /// Takes a record in. Gives the sequence number if it is a reading, whether or not it could be kept: a reading
-    /// that is dropped has its number in a [`Gap`].
-    pub fn append(&mut self, entry: Entry, now: Duration) -> Option<u64> {
-        self.stats.accepted += 1;
-        let seq = entry.reading.then_some(self.next_seq);
-        self.next_seq += u64::from(entry.reading);
-        let record = Record { token: self.next_token, seq, at: now, replayed: !self.up, entry };
-        self.next_token += 1;
-        if !self.up {
-            match record.entry.keep {
-                Keep::All => {}
-                Keep::None => return seq,
-                Keep::Latest => {
-                    let (lane, rank) = (record.entry.lane, record.entry.rank);
-                    if let Some(list) = self.waiting.get_mut(&rank)
-                        && let Some(i) = list.iter().position(|r| r.entry.lane == lane)
-                        && let Some(old) = list.remove(i)
-                    {
-                        self.stats.bytes -= old.cost();
-                    }
-                }
-            }
-        }
-        let cost = record.cost();
-        while self.stats.bytes + cost > self.limits.max_bytes {
-            match self.victim(record.entry.rank) {
-                Some(old) => self.drop_record(old, "full"),
-                None => {
-                    self.gap(
-                        &record,
-                        if self.limits.when_full == WhenFull::DropNewest { "newest dropped" } else { "full" },
-                    );
-                    return seq;
-                }
-            }
-        }
-        self.stats.bytes += cost;
-        self.waiting.entry(record.entry.rank).or_default().push_back(record);
-        seq
-    }
-
-    /// The waiting record that goes when one of `rank` comes and there is no room.
-    fn victim(&mut self, rank: Rank) -> Option<Record> {
-        let (&least, list) = self.waiting.iter_mut().find(|(_, l)| !l.is_empty())?;
-        let goes = match self.limits.when_full {
-            WhenFull::DropOldest => least <= rank,
-            WhenFull::DropNewest => least < rank,
-        };
-        if goes { list.pop_front() } else { None }
-    }
-
-    /// The next record to send, most important first; `None` when nothing waits.
-    pub fn take(&mut self, now: Duration) -> Option<Out> {
-        loop {
-            let list = self.waiting.values_mut().rev().find(|l| !l.is_empty())?;
-            let record = list.pop_front()?;
-            if record.expired(now, self.limits.max_age) {
-                self.drop_record(record, "expired");
-                continue;
-            }
-            let out = Out {
-                token: record.token,
-                seq: record.seq,
-                replayed: record.replayed,
-                body: record.entry.body.clone(),
-            };
-            self.out.insert(record.token, record);
-            return Some(out);
-        }
-    }
-
-    /// The broker has it: forget it.
-    pub fn done(&mut self, token: u64) {
-        if let Some(record) = self.out.remove(&token) {
-            self.stats.bytes -= record.cost();
-            self.stats.delivered += 1;
-        }
-    }
-
-    /// The link is up: from now on `keep` does not matter.
-    pub fn link_up(&mut self) {
-        self.up = true;
-    }
-
-    /// The link broke: whatever was handed out and not done waits again, ahead of the rest and in the old order.
-    pub fn link_down(&mut self) {
-        self.up = false;
-        for (_, mut record) in std::mem::take(&mut self.out).into_iter().rev() {
-            record.replayed = true;
-            if record.entry.keep == Keep::None {
-                self.stats.bytes -= record.cost();
-                continue;
-            }
-            self.waiting.entry(record.entry.rank).or_default().push_front(record);
-        }
-        for list in self.waiting.values_mut() {
-            for record in list.iter_mut() {
-                record.replayed = true;
-            }
-        }
-    }
-
-    /// Reports of loss since the last call.
-    pub fn take_gaps(&mut self) -> Vec<Gap> {
-        std::mem::take(&mut self.gaps)
-    }
-
-    /// Figures.
-    pub fn stats(&self) -> Stats {
-        let waiting = self.waiting.values().map(|l| l.len() as u64).sum::<u64>() + self.out.len() as u64;
-        Stats { waiting, next_seq: self.next_seq, ..self.stats.clone() }
-    }
-
-    fn drop_record(&mut self, record: Record, reason: &'static str) {
-        self.stats.bytes -= record.cost();
-        self.gap(&record, reason);
-    }
-
-    /// Reports a lost reading, together with the one before it if they adjoin.
-    fn gap(&mut self, record: &Record, reason: &'static str) {
-        let Some(seq) = record.seq else { return };
-        *self.stats.dropped.entry(reason).or_default() += 1;
-        let source = Some(record.entry.source.clone());
-        if let Some(last) = self.gaps.iter_mut().rev().find(|g| g.reason == reason)
-            && last.to + 1 == seq
-        {
-            last.to = seq;
-            last.count += 1;
-            if last.source != source {
-                last.source = None;
-            }
-            return;
-        }
-        self.gaps.push(Gap { from: seq, to: seq, count: 1, reason, source });
-    }
+    /// All records in memory: waiting, handed out, read back.
+    records: BTreeMap<u64, chains::Rec>,
+    /// Waiting records and segments, by rank.
+    chains: BTreeMap<segment::Chain, chains::ChainState>,
+    /// Handed out and not yet done.
+    out: BTreeSet<u64>,
+    /// In memory only, and to be written when their time comes.
+    unsynced: BTreeSet<u64>,
+    unsynced_bytes: u64,
+    mem_bytes: u64,
+    /// Memory may hold records that could be read back instead.
+    evictable: bool,
+    /// The waiting record of a lane that keeps only its latest.
+    latest: BTreeMap<u64, u64>,
+    books: books::Books,
+    /// Nothing here for a queue that lives in memory only.
+    disk: Option<jobs::DiskSide>,
+    now: i64,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const T0: Duration = Duration::ZERO;
-
-    fn queue(max_bytes: u64, when_full: WhenFull) -> Queue {
-        Queue::new(Limits { max_bytes, max_age: Duration::from_secs(60), when_full }, 1)
-    }
-    fn reading(lane: u64, body: &str) -> Entry {
-        Entry { reading: true, rank: 1, lane, source: "a".into(), body: body.into(), ..Entry::default() }
-    }
-    fn drain(q: &mut Queue) -> Vec<String> {
-        std::iter::from_fn(|| q.take(T0)).map(|o| String::from_utf8(o.body).unwrap()).collect()
-    }
-
-    #[test]
-    fn what_was_taken_and_not_done_is_taken_again_in_order() {
-        let mut q = queue(10_000, WhenFull::DropOldest);
-        q.link_up();
-        for b in ["1", "2", "3", "4"] {
-            q.append(reading(1, b), T0);
-        }
-        let first = q.take(T0).unwrap();
-        q.take(T0).unwrap();
-        q.take(T0).unwrap();
-        q.done(first.token);
-        q.link_down();
-        assert_eq!(drain(&mut q), ["2", "3", "4"]);
-    }
-
-    #[test]
-    fn a_full_queue_drops_the_oldest_of_the_least_rank_and_names_it() {
-        let mut q = queue(OVERHEAD * 3 + 6, WhenFull::DropOldest);
-        q.append(Entry { rank: 2, ..reading(1, "x") }, T0);
-        for b in ["1", "2", "3"] {
-            q.append(reading(1, b), T0);
-        }
-        assert_eq!(drain(&mut q), ["x", "2", "3"]);
-        assert_eq!(q.take_gaps(), [Gap { from: 2, to: 2, count: 1, reason: "full", source: Some("a".into()) }]);
-        assert_eq!(q.stats().dropped["full"], 1);
-    }
-
-    #[test]
-    fn drop_newest_keeps_what_waits() {
-        let mut q = queue(OVERHEAD * 2 + 4, WhenFull::DropNewest);
-        for b in ["1", "2", "3", "4"] {
-            q.append(reading(1, b), T0);
-        }
-        assert_eq!(drain(&mut q), ["1", "2"]);
-        let gaps = q.take_gaps();
-        assert_eq!((gaps[0].from, gaps[0].to, gaps[0].reason), (3, 4, "newest dropped"));
-    }
-
-    #[test]
-    fn latest_keeps_one_of_a_lane_while_the_link_is_down() {
-        let mut q = queue(10_000, WhenFull::DropOldest);
-        for (lane, b) in [(1, "a1"), (2, "b1"), (1, "a2"), (2, "b2")] {
-            q.append(Entry { keep: Keep::Latest, ..reading(lane, b) }, T0);
-        }
-        q.append(Entry { keep: Keep::None, ..reading(3, "never") }, T0);
-        assert_eq!(drain(&mut q), ["a2", "b2"]);
-        assert!(q.take_gaps().is_empty());
-    }
-
-    #[test]
-    fn an_old_record_expires_and_is_reported() {
-        let mut q = queue(10_000, WhenFull::DropOldest);
-        q.append(Entry { expires: Some(Duration::from_secs(5)), ..reading(1, "1") }, T0);
-        q.append(reading(1, "2"), T0);
-        let out = q.take(Duration::from_secs(6)).unwrap();
-        assert_eq!((out.seq, out.replayed), (Some(2), true));
-        assert_eq!(q.take_gaps()[0].reason, "expired");
-        q.done(out.token);
-        assert_eq!(q.stats().bytes, 0);
-    }
-}
+mod tests;

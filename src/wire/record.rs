@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Message, Now, PayloadFormat, Properties, Qos, Quality, Stamp, Value, Wall};
+use crate::model::{Message, Now, PayloadFormat, Properties, Qos, Quality, Stamp, Value};
 
 use super::payload::{self, About};
 
@@ -29,12 +29,6 @@ pub struct ReadingRecord {
     pub value: Value,
     /// Whether to believe it.
     pub quality: Quality,
-    /// When it was taken.
-    pub taken: Stamp,
-    /// Which run of the daemon took it: its stamp can be put right only in the same run.
-    pub run: u64,
-    /// How long the message is worth something, from when it was taken.
-    pub expiry: Option<Duration>,
 }
 
 /// One record.
@@ -53,10 +47,14 @@ pub struct Sending {
     pub seq: Option<u64>,
     /// Whether it waited for the broker.
     pub replayed: bool,
+    /// When it was taken.
+    pub taken: Stamp,
+    /// Whether this run of the daemon took it: only then can its time be put right.
+    pub ours: bool,
+    /// What is left of its life, where it has an end.
+    pub expires_in: Option<Duration>,
     /// The moment.
     pub now: Now,
-    /// This run of the daemon.
-    pub run: u64,
 }
 
 impl Record {
@@ -76,11 +74,6 @@ impl Record {
                     Quality::Bad => 1,
                     Quality::Stale => 2,
                 });
-                w.u64(r.taken.wall.0 as u64);
-                w.u64(r.taken.mono.0.as_nanos() as u64);
-                w.u8(u8::from(r.taken.synced));
-                w.u64(r.run);
-                w.u64(r.expiry.map_or(0, |e| e.as_millis() as u64));
                 match &r.value {
                     Value::Bool(b) => {
                         w.u8(u8::from(*b));
@@ -139,11 +132,6 @@ impl Record {
                     1 => Quality::Bad,
                     _ => Quality::Stale,
                 };
-                let wall = Wall(r.u64()? as i64);
-                let mono = crate::model::Mono(Duration::from_nanos(r.u64()?));
-                let synced = r.u8()? != 0;
-                let run = r.u64()?;
-                let expiry = Some(r.u64()?).filter(|e| *e > 0).map(Duration::from_millis);
                 let mut words = (String::new(), String::new());
                 let value = match r.u8()? {
                     b @ (0 | 1) => {
@@ -155,19 +143,7 @@ impl Record {
                     4 => Value::Bytes(r.bytes()?.to_vec()),
                     _ => return Err("kind of value"),
                 };
-                let taken = Stamp { wall, mono, synced };
-                Record::Reading(Box::new(ReadingRecord {
-                    topic,
-                    qos,
-                    retain,
-                    format,
-                    words,
-                    value,
-                    quality,
-                    taken,
-                    run,
-                    expiry,
-                }))
+                Record::Reading(Box::new(ReadingRecord { topic, qos, retain, format, words, value, quality }))
             }
             1 => {
                 let topic = r.text()?;
@@ -195,8 +171,9 @@ impl Record {
         match self {
             Record::Message(m) => *m,
             Record::Reading(r) => {
+                let taken = &sending.taken;
                 let (time, synced) =
-                    if r.run == sending.run { r.taken.resolve(&sending.now) } else { (r.taken.wall, r.taken.synced) };
+                    if sending.ours { taken.resolve(&sending.now) } else { (taken.wall, taken.synced) };
                 let about = About { time, synced, seq: sending.seq, quality: r.quality };
                 let (payload, kind) = payload::reading(&r.value, &r.words.0, &r.words.1, r.format, &about);
                 let mut user = vec![("time".to_owned(), payload::time_text(time))];
@@ -212,10 +189,9 @@ impl Record {
                 if sending.replayed {
                     user.push(("replayed".to_owned(), "1".to_owned()));
                 }
-                let age = if r.run == sending.run { sending.now.mono.since(r.taken.mono) } else { Duration::ZERO };
                 let properties = Properties {
                     content_type: Some(kind.to_owned()),
-                    expiry: r.expiry.map(|e| e.saturating_sub(age).max(Duration::from_secs(1))),
+                    expiry: sending.expires_in.map(|e| e.max(Duration::from_secs(1))),
                     user,
                     ..Properties::default()
                 };
@@ -287,7 +263,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Mono;
+    use crate::model::{Mono, Wall};
     use proptest::prelude::*;
 
     fn reading(value: Value) -> ReadingRecord {
@@ -299,14 +275,12 @@ mod tests {
             words: ("ON".into(), "OFF".into()),
             value,
             quality: Quality::Good,
-            taken: Stamp { wall: Wall(5000), mono: Mono(Duration::from_secs(5)), synced: false },
-            run: 9,
-            expiry: Some(Duration::from_secs(60)),
         }
     }
-    fn sending(run: u64) -> Sending {
+    fn sending(ours: bool) -> Sending {
         let now = Now { wall: Wall(1_800_000_010_000), mono: Mono(Duration::from_secs(15)), synced: true };
-        Sending { seq: Some(3), replayed: true, now, run }
+        let taken = Stamp { wall: Wall(5000), mono: Mono(Duration::from_secs(5)), synced: false };
+        Sending { seq: Some(3), replayed: true, taken, ours, expires_in: Some(Duration::from_secs(50)), now }
     }
 
     #[test]
@@ -336,12 +310,12 @@ mod tests {
 
     #[test]
     fn a_waiting_reading_gets_its_true_time_once_the_clock_is_set() {
-        let m = Record::Reading(Box::new(reading(Value::Bool(true)))).into_message(&sending(9));
+        let m = Record::Reading(Box::new(reading(Value::Bool(true)))).into_message(&sending(true));
         assert!(m.properties.user.contains(&("time".into(), "2027-01-15T08:00:00.000Z".into())));
         assert!(m.properties.user.contains(&("replayed".into(), "1".into())));
         assert!(!m.properties.user.iter().any(|(k, _)| k == "clock"));
         assert_eq!(m.properties.expiry, Some(Duration::from_secs(50)));
-        let of_another_run = Record::Reading(Box::new(reading(Value::Bool(true)))).into_message(&sending(8));
+        let of_another_run = Record::Reading(Box::new(reading(Value::Bool(true)))).into_message(&sending(false));
         assert!(of_another_run.properties.user.contains(&("clock".into(), "unsynced".into())));
     }
 

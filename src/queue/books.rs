@@ -1,0 +1,293 @@
+//! THE BOOKS: what came, what became of it, and how the disk is. They balance at every moment:
+//! `accepted + found = delivered + waiting + dead + dropped + replaced`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::policy::duration;
+use super::record::Item;
+use super::{Gap, Queue, Rank, Stamp};
+
+/// How the disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DiskState {
+    /// There is none: the queue lives in memory by intent.
+    #[default]
+    Memory,
+    /// What waits longer than `sync` is on it.
+    Durable,
+    /// It cannot be written: the queue lives in memory until it can.
+    Failing {
+        /// Since when, time since the daemon's start.
+        since: Duration,
+        /// What is wrong, for people.
+        text: String,
+    },
+}
+
+/// Figures for `bridge/health` and `queue status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Records waiting, those being sent included.
+    pub waiting: u64,
+    /// Bytes that count against the limit: of all files, or of memory if there is no directory.
+    pub bytes: u64,
+    /// Bytes of memory that records take.
+    pub memory_bytes: u64,
+    /// The limit.
+    pub max_bytes: u64,
+    /// Records taken in since the start.
+    pub accepted: u64,
+    /// Records found on disk at the start.
+    pub found: u64,
+    /// Records the broker has.
+    pub delivered: u64,
+    /// Records the broker refused for good.
+    pub dead: u64,
+    /// Records of `latest` lanes that a newer one replaced, and of `none` lanes that came without a link.
+    pub replaced: u64,
+    /// Records dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Waiting records by rank.
+    pub by_rank: BTreeMap<Rank, u64>,
+    /// Waiting records that only memory has.
+    pub unsynced: u64,
+    /// Age of the oldest that waits.
+    pub oldest: Option<Duration>,
+    /// Bytes written to segments.
+    pub written: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// How long the space lasts at the rate of the last minutes, while the link is down.
+    pub lasts: Option<Duration>,
+    /// The next reading's sequence number.
+    pub next_seq: u64,
+    /// How the disk is.
+    pub disk: DiskState,
+}
+
+impl Stats {
+    /// All that was dropped.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+    /// Whether the books balance.
+    pub fn balance(&self) -> bool {
+        let out = self.delivered + self.waiting + self.dead + self.dropped_total() + self.replaced;
+        self.accepted + self.found == out
+    }
+}
+
+/// How the queue is, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// How the disk is.
+    pub disk: DiskState,
+    /// What people should know: files left alone, damage found. At most some dozens.
+    pub words: Vec<String>,
+    /// Bytes that were no record, since the start.
+    pub bad_bytes: u64,
+}
+
+/// Reports that are kept until they are fetched; more are merged.
+const MAX_GAPS: usize = 64;
+/// Words that are kept.
+const MAX_WORDS: usize = 32;
+
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub accepted: u64,
+    pub found: u64,
+    pub delivered: u64,
+    pub dead: u64,
+    pub replaced: u64,
+    pub written: u64,
+    dropped: BTreeMap<&'static str, u64>,
+    gaps: Vec<Gap>,
+    /// Fetched, but perhaps not safe: the next token then.
+    unsaid: Vec<(Gap, u64)>,
+    pub words: Vec<String>,
+    pub bad_bytes: u64,
+    /// Bytes a second going to disk without a link, smoothed, and when that was last reckoned.
+    rate: f64,
+    rate_at: i64,
+    rate_bytes: u64,
+}
+
+impl Books {
+    /// Counts a record that is dropped and reports it if it is a reading.
+    pub fn lose(&mut self, item: &Item, reason: &'static str) {
+        *self.dropped.entry(reason).or_default() += 1;
+        if let Some(seq) = item.seq {
+            self.gap(gap_of(item, seq, reason));
+        }
+    }
+
+    /// Counts `records` that are dropped of which nothing more is known than the range of their readings.
+    pub fn lose_range(&mut self, records: u64, from: u64, to: u64, reason: &'static str) {
+        if records == 0 {
+            return;
+        }
+        *self.dropped.entry(reason).or_default() += records;
+        if from < to {
+            self.gap(Gap { from, to: to - 1, count: records.min(to - from), reason, source: None });
+        }
+    }
+
+    /// Reports a loss.
+    pub fn gap(&mut self, gap: Gap) {
+        merge(&mut self.gaps, gap, MAX_GAPS);
+    }
+
+    pub fn take_gaps(&mut self, next_token: u64, durable: bool) -> Vec<Gap> {
+        let gaps = std::mem::take(&mut self.gaps);
+        if durable {
+            self.unsaid.extend(gaps.iter().map(|g| (g.clone(), next_token)));
+        }
+        gaps
+    }
+
+    /// What a crash now must not silence. `next`: the next token; `first_unsynced_from`: the first token from one on
+    /// that only memory has; `homeless`: readings that are lost only if their sending fails.
+    pub fn unsaid<'a>(
+        &mut self,
+        next: u64,
+        first_unsynced_from: impl Fn(u64) -> Option<u64>,
+        homeless: impl Iterator<Item = &'a Item>,
+    ) -> Vec<Gap> {
+        let reports = self.unsaid.len() as u64 + 16;
+        // The reports were appended right behind the fetching.
+        self.unsaid.retain(|(_, at)| *at >= next || first_unsynced_from(*at).is_some_and(|t| t < at + reports));
+        let fetched = self.unsaid.iter().map(|(g, _)| g.clone());
+        let sending = homeless.filter_map(|i| Some(gap_of(i, i.seq?, "full")));
+        let mut all = Vec::new();
+        for gap in self.gaps.iter().cloned().chain(fetched).chain(sending) {
+            merge(&mut all, gap, super::cursor::MAX_GAPS);
+        }
+        all
+    }
+
+    pub fn say(&mut self, word: String) {
+        if self.words.len() < MAX_WORDS && !self.words.contains(&word) {
+            self.words.push(word);
+        }
+    }
+
+    /// Reckons the rate at which the space fills.
+    pub fn filling(&mut self, now: i64) {
+        let passed = now - self.rate_at;
+        if passed >= 10_000_000 {
+            let rate = self.written.saturating_sub(self.rate_bytes) as f64 * 1e6 / passed as f64;
+            let weight = (passed as f64 / 3e8).min(1.0).max(if self.rate == 0.0 { 1.0 } else { 0.0 });
+            self.rate += (rate - self.rate) * weight;
+            (self.rate_at, self.rate_bytes) = (now, self.written);
+        }
+    }
+}
+
+fn gap_of(item: &Item, seq: u64, reason: &'static str) -> Gap {
+    Gap { from: seq, to: seq, count: 1, reason, source: Some(item.source.to_string()) }
+}
+
+/// Adds a gap to a list, together with an earlier one if they adjoin, or if the list is full.
+fn merge(list: &mut Vec<Gap>, gap: Gap, max: usize) {
+    let adjoining = |g: &&mut Gap| g.reason == gap.reason && g.to.checked_add(1) == Some(gap.from);
+    let full = list.len() >= max;
+    let place = match list.iter_mut().rev().find(adjoining) {
+        Some(g) => Some(g),
+        None if full => list.iter_mut().rev().find(|g| g.reason == gap.reason),
+        None => None,
+    };
+    match place {
+        Some(g) => {
+            g.from = g.from.min(gap.from);
+            g.to = g.to.max(gap.to);
+            g.count += gap.count;
+            if g.source != gap.source {
+                g.source = None;
+            }
+        }
+        None => list.push(gap),
+    }
+}
+
+/// One line of the dead-letter file.
+pub(super) fn obituary(item: &Item, now: &Stamp, reason: &str) -> String {
+    let time = |ms: i64| jiff::Timestamp::from_millisecond(ms).map(|t| format!("{t:.3}")).unwrap_or_default();
+    let mut line = serde_json::Map::new();
+    line.insert("time".into(), time(now.wall).into());
+    line.insert("taken".into(), time(item.stamp.wall).into());
+    line.insert("seq".into(), item.seq.into());
+    line.insert("source".into(), (&*item.source).into());
+    line.insert("reason".into(), reason.into());
+    match std::str::from_utf8(&item.body) {
+        Ok(text) => line.insert("body".into(), text.into()),
+        Err(_) => {
+            line.insert("body_hex".into(), item.body.iter().map(|b| format!("{b:02x}")).collect::<String>().into())
+        }
+    };
+    serde_json::Value::Object(line).to_string()
+}
+
+impl Queue {
+    /// Figures, as of the last call that told the time.
+    pub fn stats(&self) -> Stats {
+        let mut by_rank: BTreeMap<Rank, u64> = BTreeMap::new();
+        let mut oldest: Option<i64> = None;
+        for (id, chain) in &self.chains {
+            *by_rank.entry(id.rank).or_default() += chain.unread;
+            let first = chain.segs.values().find(|s| s.unread() > 0);
+            if let Some(seg) = first {
+                let synced = seg.standing.summary.last_stamp.synced;
+                let at = self.clock.at_of(&super::Stamp { synced, ..seg.standing.since });
+                oldest = Some(oldest.map_or(at, |o| o.min(at)));
+            }
+        }
+        for (token, rec) in &self.records {
+            if self.disk.as_ref().is_some_and(|d| d.refused.contains(token)) {
+                continue;
+            }
+            *by_rank.entry(rec.chain.rank).or_default() += 1;
+            oldest = Some(oldest.map_or(rec.at, |o| o.min(rec.at)));
+        }
+        by_rank.retain(|_, n| *n > 0);
+        let b = &self.books;
+        let bytes = if self.disk.is_some() { self.disk_bytes() } else { self.mem_bytes };
+        let room = self.limits.max_bytes.saturating_sub(bytes) as f64;
+        let lasts = (!self.up && b.rate > 0.0 && self.disk.is_some())
+            .then(|| Duration::from_secs_f64((room / b.rate).min(1e9)));
+        Stats {
+            waiting: by_rank.values().sum(),
+            bytes,
+            memory_bytes: self.mem_bytes,
+            max_bytes: self.limits.max_bytes,
+            accepted: b.accepted,
+            found: b.found,
+            delivered: b.delivered,
+            dead: b.dead,
+            replaced: b.replaced,
+            dropped: b.dropped.clone(),
+            by_rank,
+            unsynced: self.unsynced.len() as u64,
+            oldest: oldest.map(|at| duration(self.now.saturating_sub(at))),
+            written: b.written,
+            segments: self.chains.values().map(|c| c.segs.len() as u64).sum(),
+            lasts,
+            next_seq: self.next_seq,
+            disk: self.disk_state(),
+        }
+    }
+
+    /// How the queue is, in words.
+    pub fn health(&self) -> Health {
+        Health { disk: self.disk_state(), words: self.books.words.clone(), bad_bytes: self.books.bad_bytes }
+    }
+
+    fn disk_state(&self) -> DiskState {
+        match self.disk.as_ref().map(|d| &d.trouble) {
+            None => DiskState::Memory,
+            Some(None) => DiskState::Durable,
+            Some(Some(t)) => DiskState::Failing { since: duration(t.since), text: t.text.clone() },
+        }
+    }
+}

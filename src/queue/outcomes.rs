@@ -1,0 +1,445 @@
+//! WHAT FOLLOWS from what the disk did.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Queue;
+use super::chains::{Place, Rec, Seg};
+use super::cursor::State;
+use super::faults::Bug;
+use super::jobs::{Gone, RETRY, Trouble};
+use super::log::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
+use super::record::Item;
+use super::recover::Recovered;
+use super::segment::{Chain, Summary};
+
+/// Attempts to read a page before its segment is left for later.
+const TRIES: u32 = 5;
+
+impl Queue {
+    /// Takes note of a job's outcome. Whether something new may be taken now.
+    pub fn finished(&mut self, done: Done, now: Duration) -> bool {
+        let now = self.tick(now);
+        let Some(disk) = &mut self.disk else { return false };
+        disk.busy = false;
+        disk.other_bytes = done.other_bytes;
+        match done.report {
+            Report::Recovered(Ok(found)) => {
+                self.adopt(*found, now);
+                true
+            }
+            Report::Recovered(Err(f)) => {
+                self.trouble(f, now);
+                false
+            }
+            Report::Committed { placed, standings, failure } => {
+                self.placed(placed, standings, now);
+                self.settle(failure.map_or(Ok(()), Err), now);
+                true
+            }
+            Report::Page(id, page) => match self.disk.as_mut().and_then(|d| d.dropping.take()) {
+                Some((dropped, reason)) if dropped == id => {
+                    self.dropped(id, reason, page);
+                    false
+                }
+                _ => {
+                    self.page(id, page, now);
+                    true
+                }
+            },
+            Report::Saved(result) => {
+                self.saved(result, now);
+                false
+            }
+            Report::Removed(list, result) => {
+                if let (Ok(()), Some(disk)) = (&result, &mut self.disk) {
+                    disk.gone.retain(|id, _| !list.contains(id));
+                }
+                self.settle(result, now);
+                false
+            }
+            Report::Buried(result) => {
+                let tokens = self.disk.as_mut().map(|d| std::mem::take(&mut d.burying)).unwrap_or_default();
+                for token in tokens {
+                    if let Some(disk) = &mut self.disk {
+                        disk.refused.remove(&token);
+                    }
+                    if let (Some(rec), Err(_)) = (self.records.get(&token), &result) {
+                        let what = format!("a message of {} was refused and could not be kept", rec.item.source);
+                        self.books.say(what);
+                    }
+                    self.forget(token);
+                }
+                self.settle(result, now);
+                false
+            }
+        }
+    }
+
+    fn settle(&mut self, result: Result<(), Failure>, now: i64) {
+        match result {
+            Ok(()) => {
+                if let Some(disk) = &mut self.disk {
+                    disk.trouble = None;
+                }
+            }
+            Err(f) => self.trouble(f, now),
+        }
+    }
+
+    fn trouble(&mut self, f: Failure, now: i64) {
+        let Some(disk) = &mut self.disk else { return };
+        let since = disk.trouble.as_ref().map_or(now, |t| t.since);
+        disk.trouble = Some(Trouble { since, text: f.text, full: f.full });
+        disk.retry_at = now + RETRY;
+        if disk.stopping {
+            disk.stopped = true;
+        }
+    }
+
+    fn saved(&mut self, result: Result<(), Failure>, now: i64) {
+        let Some(disk) = &mut self.disk else { return };
+        let saving = disk.saving.take();
+        match (&result, saving) {
+            (Ok(()), Some(state)) => {
+                self.seq_limit = state.seq_limit;
+                self.unreserved = self.unreserved && self.next_seq >= self.seq_limit;
+                for f in state.finished.iter().filter(|f| f.gone) {
+                    if let Some(gone) = disk.gone.get_mut(&(f.chain, f.token)) {
+                        gone.saved = true;
+                    }
+                }
+                disk.stopped |= disk.last_save;
+            }
+            _ => disk.unsaved += 1,
+        }
+        self.settle(result, now);
+    }
+
+    /// What was found in the directory, at the start or whenever it could first be read.
+    fn adopt(&mut self, found: Recovered, now: i64) {
+        let Some(disk) = &mut self.disk else { return };
+        disk.recovered = true;
+        disk.trouble = None;
+        let reuse = disk.faults.has(Bug::SeqReuse);
+        let fresh = found.segments.is_empty() && !found.state_lost;
+        let known = found.state.is_some();
+        let state = found.state.unwrap_or_default();
+        disk.generation = state.generation;
+        let last_seq = found.segments.iter().filter_map(|s| s.summary.last_seq).max().map_or(0, |s| s + 1);
+        let last_token = found.segments.iter().map(|s| s.summary.last_token + 1).max().unwrap_or(0);
+        self.next_token = self.next_token.max(state.next_token).max(last_token);
+        self.next_seq = self.next_seq.max(last_seq);
+        if known && !reuse {
+            self.next_seq = self.next_seq.max(state.seq_limit);
+        } else if !known && !fresh {
+            // Which numbers were used is lost with the state: only this moment's are certain to be new.
+            let seconds = (self.clock.stamp(now).wall / 1000).max(0) as u64;
+            self.next_seq = self.next_seq.max(last_seq + super::jobs::BLOCK).max(seconds.saturating_mul(1_000_000));
+            self.books.say("the queue's state was lost; what was delivered lately is sent again".into());
+        }
+        // Nothing is reserved before the next save.
+        self.seq_limit = self.next_seq;
+        for text in found.foreign {
+            self.books.say(text);
+        }
+        for gap in &state.gaps {
+            self.books.gap(gap.clone());
+        }
+        for (chain, token) in &found.unreadable {
+            self.unreadable((*chain, *token), &found.segments);
+        }
+        for standing in &found.segments {
+            self.adopt_segment(*standing, &state, now);
+        }
+        self.double(&found.segments);
+        for (id, index, item) in found.latest {
+            self.read_back(Place { id, index }, item);
+        }
+        for chain in self.chains.values_mut() {
+            chain.reader = (0, 0);
+            chain.lower = 0;
+            chain.advance();
+        }
+        if !self.up {
+            self.only_latest();
+        }
+    }
+
+    fn adopt_segment(&mut self, standing: Standing, state: &State, now: i64) {
+        let id = standing.id;
+        let mut seg = Seg::new(standing, now);
+        let finished = state.finished.iter().find(|f| (f.chain, f.token) == id);
+        for (from, len) in finished.iter().flat_map(|f| &f.runs) {
+            let count = standing.summary.count;
+            for index in *from..from.saturating_add(*len).min(count) {
+                seg.held.add(index);
+                seg.finished.add(index);
+            }
+        }
+        let gone = finished.is_some_and(|f| f.gone);
+        if gone || seg.is_finished() {
+            if let Some(disk) = &mut self.disk {
+                disk.gone.insert(id, Gone { bytes: standing.len, saved: gone });
+            }
+            return;
+        }
+        self.books.found += seg.unread();
+        let chain = self.chains.entry(id.0).or_default();
+        chain.unread += seg.unread();
+        chain.segs.insert(id.1, seg);
+    }
+
+    /// Finds segments whose ends were written again into the next after a failed sync.
+    fn double(&mut self, segments: &[Standing]) {
+        for pair in segments.windows(2) {
+            let [a, b] = pair else { continue };
+            let doubled = a.id.0 == b.id.0 && !a.id.0.latest && b.id.1 <= a.summary.last_token;
+            if doubled && let Some(seg) = self.chains.get_mut(&a.id.0).and_then(|c| c.segs.get_mut(&a.id.1)) {
+                seg.doubled_from = Some(b.id.1);
+            }
+        }
+    }
+
+    /// A segment without a readable header: what is lost lies between its neighbours.
+    fn unreadable(&mut self, (chain, token): SegmentId, segments: &[Standing]) {
+        let same = || segments.iter().filter(|s| s.id.0 == chain);
+        let before = same().rev().find(|s| s.id.1 < token).and_then(|s| s.summary.last_seq);
+        let after = same().find(|s| s.id.1 > token).map(|s| s.base_seq);
+        if let (Some(before), Some(after)) = (before, after)
+            && after > before + 1
+        {
+            self.books.found += after - before - 1;
+            self.books.lose_range(after - before - 1, before + 1, after, "corrupt");
+        }
+        let name = super::segment::name(chain, token);
+        self.books.say(format!("{name} is damaged beyond reading and was set aside as bad-{name}"));
+    }
+
+    fn placed(&mut self, placed: Vec<Placed>, standings: Vec<Standing>, now: i64) {
+        for standing in standings {
+            let chain = self.chains.entry(standing.id.0).or_default();
+            let seg = chain.segs.entry(standing.id.1).or_insert_with(|| {
+                let nothing = Summary::default();
+                Seg::new(Standing { summary: nothing, end: 0, ..standing }, now)
+            });
+            // The new ones are unread until they are marked as held below.
+            let (unread, end) = (seg.unread(), seg.standing.end);
+            seg.standing = standing;
+            seg.written = now;
+            chain.unread += seg.unread().saturating_sub(unread);
+            self.books.written += standing.end.saturating_sub(end);
+        }
+        let mut touched: Vec<(SegmentId, u64)> = Vec::new();
+        for p in placed {
+            let place = Place { id: p.id, index: p.index };
+            match self.records.get_mut(&p.token) {
+                Some(rec) => {
+                    rec.place = Some(place);
+                    let safe = std::mem::take(&mut rec.instead_of);
+                    let cost = rec.cost();
+                    if self.unsynced.remove(&p.token) {
+                        self.unsynced_bytes -= cost;
+                    }
+                    if let Some(chain) = self.chains.get_mut(&p.id.0) {
+                        chain.hold(place);
+                    }
+                    safe.into_iter().for_each(|old| self.finish(old));
+                    touched.push((p.id, p.token));
+                }
+                // Done with while it was being written.
+                None => self.finish(place),
+            }
+        }
+        self.evictable = true;
+        for (id, token) in &touched {
+            self.make_lean(*id, *token);
+        }
+        self.doom_finished();
+    }
+
+    /// Leaves a record that just became durable to the disk if memory is better used otherwise.
+    fn make_lean(&mut self, (id, _): SegmentId, token: u64) {
+        let Some(chain) = self.chains.get(&id) else { return };
+        let crowded = |part: u64| self.mem_bytes > self.memory / part;
+        let leave = if chain.back.contains(&token) {
+            chain.unread > 0 || crowded(4)
+        } else {
+            chain.live.contains(&token) && crowded(2)
+        };
+        if leave {
+            self.evict(token);
+        }
+    }
+
+    /// Segments that were sealed after their last record was finished.
+    fn doom_finished(&mut self) {
+        let all = self.chains.iter().flat_map(|(id, c)| c.segs.iter().map(|(t, s)| ((*id, *t), s)));
+        let list: Vec<SegmentId> =
+            all.filter(|(_, s)| s.standing.sealed && s.is_finished()).map(|(id, _)| id).collect();
+        for id in list {
+            self.doom(id);
+        }
+    }
+
+    /// A record that was read from the disk waits in memory again.
+    fn read_back(&mut self, place: Place, item: Item) {
+        let chain = place.id.0;
+        let Some(state) = self.chains.get_mut(&chain) else { return };
+        if state.segs.get(&place.id.1).is_none_or(|s| s.held.has(place.index)) {
+            return;
+        }
+        state.hold(place);
+        let doubled = state.segs.get(&place.id.1).and_then(|s| s.doubled_from).is_some_and(|t| item.token >= t);
+        if doubled || self.records.contains_key(&item.token) {
+            self.books.found = self.books.found.saturating_sub(1);
+            self.finish(place);
+            return;
+        }
+        state.back.insert(item.token);
+        let at = self.clock.at_of(&item.stamp);
+        let rec = Rec { item: Arc::new(item), chain, at, place: Some(place), instead_of: Vec::new(), homeless: false };
+        self.mem_bytes += rec.cost();
+        self.evictable = true;
+        self.records.insert(rec.item.token, rec);
+    }
+
+    fn page(&mut self, id: SegmentId, page: Result<Page, Failure>, now: i64) {
+        let page = match page {
+            Ok(page) => page,
+            Err(f) => return self.page_failed(id, f, now),
+        };
+        self.bad(id, page.bad_bytes);
+        self.lost(id, &page.lost);
+        let last = page.items.last().map(|(_, i)| i.token);
+        let before = self.records.len();
+        for (index, item) in page.items {
+            self.read_back(Place { id, index }, item);
+        }
+        let read = self.records.len() - before;
+        let Some(chain) = self.chains.get_mut(&id.0) else { return };
+        chain.tries = 0;
+        chain.reader = (id.1, page.next);
+        chain.lower = chain.lower.max(last.map_or(0, |t| t + 1));
+        chain.page = (chain.page.0 + read, chain.page.0 + read);
+        chain.advance();
+        self.doom_finished();
+    }
+
+    fn bad(&mut self, (chain, token): SegmentId, bytes: u64) {
+        if bytes > 0 {
+            self.books.bad_bytes += bytes;
+            self.books.say(format!("damaged bytes in {} were set aside", super::segment::name(chain, token)));
+        }
+    }
+
+    /// Records that turned out to be unreadable.
+    fn lost(&mut self, id: SegmentId, lost: &[Lost]) {
+        for l in lost {
+            let mut n = 0;
+            for index in l.from..l.to {
+                let place = Place { id, index };
+                if self.chains.get_mut(&id.0).is_some_and(|c| c.hold(place)) {
+                    n += 1;
+                    self.finish(place);
+                }
+            }
+            self.books.lose_range(n, l.from_seq, l.to_seq, "corrupt");
+        }
+    }
+
+    fn page_failed(&mut self, id: SegmentId, f: Failure, now: i64) {
+        let Some(chain) = self.chains.get_mut(&id.0) else { return };
+        chain.tries += 1;
+        let Some(seg) = chain.segs.get_mut(&id.1) else { return };
+        if f.missing {
+            let s = seg.standing;
+            let from_seq = if seg.held.count == 0 { s.base_seq } else { s.summary.first_seq };
+            let to_seq = s.summary.last_seq.map_or(from_seq, |l| l + 1);
+            self.books.say(format!("{} is gone or unreadable", super::segment::name(id.0, id.1)));
+            self.lost(id, &[Lost { from: 0, to: s.summary.count, from_seq, to_seq }]);
+            self.unplace(id);
+            self.doom(id);
+        } else if chain.tries >= TRIES {
+            // Perhaps a bad spot, perhaps the whole disk: nothing is given up, but the rest goes on.
+            seg.unreadable = true;
+            chain.advance();
+            self.books.say(format!("{}; left for later", f.text));
+        } else {
+            self.books.say(f.text);
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.read_retry_at = now + RETRY;
+        }
+    }
+
+    /// A whole segment is dropped: everything in it that is not finished is counted and reported.
+    fn dropped(&mut self, id: SegmentId, reason: &'static str, page: Result<Page, Failure>) {
+        match page {
+            Ok(page) => {
+                self.bad(id, page.bad_bytes);
+                self.lost(id, &page.lost);
+                for (index, item) in page.items {
+                    self.drop_one(Place { id, index }, &item, reason);
+                }
+            }
+            Err(_) => {
+                let Some(seg) = self.chains.get(&id.0).and_then(|c| c.segs.get(&id.1)) else { return };
+                let s = seg.standing.summary;
+                let to_seq = s.last_seq.map_or(s.first_seq, |l| l + 1);
+                self.lost(id, &[Lost { from: 0, to: s.count, from_seq: s.first_seq, to_seq }]);
+                self.unplace(id);
+            }
+        }
+        self.doom(id);
+    }
+
+    /// What memory holds of a segment that could not be read is all that is left of it.
+    fn unplace(&mut self, id: SegmentId) {
+        for rec in self.records.values_mut().filter(|r| r.place.is_some_and(|p| p.id == id)) {
+            rec.place = None;
+        }
+    }
+
+    fn drop_one(&mut self, place: Place, item: &Item, reason: &'static str) {
+        let Some(seg) = self.chains.get(&place.id.0).and_then(|c| c.segs.get(&place.id.1)) else { return };
+        if seg.finished.has(place.index) {
+            return;
+        }
+        if !seg.held.has(place.index) {
+            let doubled = seg.doubled_from.is_some_and(|t| item.token >= t);
+            self.finish(place);
+            if doubled {
+                self.books.found = self.books.found.saturating_sub(1);
+            } else {
+                self.books.lose(item, reason);
+            }
+            return;
+        }
+        match self.records.get_mut(&item.token).filter(|r| r.place == Some(place)) {
+            // Being sent: it is lost only if that fails.
+            Some(rec) if self.out.contains(&item.token) => {
+                rec.place = None;
+                rec.homeless = true;
+            }
+            Some(_) => self.lose(item.token, reason),
+            // Replaced by one that only memory has: nothing is lost yet.
+            None => {}
+        }
+    }
+
+    /// Drops everything that waits, at the user's wish; counted as `purged`.
+    pub fn purge(&mut self) {
+        let waiting: Vec<u64> = self.records.keys().filter(|t| !self.out.contains(t)).copied().collect();
+        let refused = |q: &Queue, t: &u64| q.disk.as_ref().is_some_and(|d| d.refused.contains(t));
+        for token in waiting {
+            if !refused(self, &token) {
+                self.lose(token, "purged");
+            }
+        }
+        let ids: Vec<(Chain, u64)> = self.chains.iter().flat_map(|(c, s)| s.segs.keys().map(|t| (*c, *t))).collect();
+        if let Some(disk) = &mut self.disk {
+            disk.drops.extend(ids.into_iter().map(|id| (id, "purged")));
+        }
+    }
+}

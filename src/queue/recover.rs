@@ -1,0 +1,224 @@
+//! WHAT A START FINDS in the directory: names, headers and footers, not the records themselves. Only a segment
+//! without a footer, the one that was being written, is read through.
+
+use std::io;
+
+use super::aside::BAD;
+use super::cursor::{SLOT, State};
+use super::disk::{Disk, Handle};
+use super::faults::Bug;
+use super::lock;
+use super::log::{
+    Active, Failure, Log, RESERVE, RESERVE_BYTES, STATE, SegmentId, Standing, read_base, standing, write_all,
+};
+use super::record::Item;
+use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
+
+/// What is in the directory.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The last state that was saved.
+    pub state: Option<State>,
+    /// There is a state file, but no state in it: it was damaged.
+    pub state_lost: bool,
+    /// Segments in order.
+    pub segments: Vec<Standing>,
+    /// All records of the chains that keep only the latest of a lane.
+    pub latest: Vec<(SegmentId, u32, Item)>,
+    /// Segments whose header could not be read; set aside.
+    pub unreadable: Vec<SegmentId>,
+    /// Files that are not ours to read, left alone: what they are, for people.
+    pub foreign: Vec<String>,
+}
+
+/// Opens the state file, making it first if needed.
+pub fn open_state(disk: &mut dyn Disk) -> io::Result<Handle> {
+    match disk.open(STATE, true) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let file = disk.create(STATE)?;
+            write_all(disk, file, 0, &[0; 2 * SLOT])?;
+            disk.sync(file)?;
+            disk.sync_dir()?;
+            Ok(file)
+        }
+        other => other,
+    }
+}
+
+/// Takes the directory and looks through it.
+pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
+    log.disk.lock()?;
+    let mut found = Recovered::default();
+    let listed = |e| Failure::new("cannot list the queue's directory", &e);
+    log.aside.bytes = 0;
+    log.aside.bad = 0;
+    log.active.clear();
+    read_state(log, &mut found)?;
+    // What an earlier process saw of the directory need not be durable yet; from here on it is built upon.
+    log.disk.sync_dir().map_err(|e| Failure::new("cannot sync the queue's directory", &e))?;
+    let mut files = log.disk.list().map_err(listed)?;
+    files.sort();
+    let mut segments = Vec::new();
+    for (name, len) in files {
+        match segment::parse_name(&name) {
+            Some(id) => segments.push((id, name, len)),
+            None => {
+                log.aside.bytes += len;
+                let ours = [STATE, RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
+                if name.starts_with(BAD) {
+                    log.aside.bad += len;
+                } else if !ours {
+                    found.foreign.push(format!("{name} is not a file of the queue; left alone"));
+                }
+            }
+        }
+    }
+    segments.sort();
+    for i in 0..segments.len() {
+        let Some((id, name, len)) = segments.get(i) else { continue };
+        let last = segments.get(i + 1).is_none_or(|next| next.0.0 != id.0);
+        if let Err(e) = look(log, &mut found, *id, name, *len, last) {
+            found.foreign.push(format!("cannot read {name}, left alone: {e}"));
+            log.aside.bytes += len;
+        }
+    }
+    reserve(log);
+    Ok(found)
+}
+
+fn read_state(log: &mut Log, found: &mut Recovered) -> Result<(), Failure> {
+    let failed = |e| Failure::new("cannot read the queue's state", &e);
+    if let Some(file) = log.state.take() {
+        log.disk.close(file);
+    }
+    log.slot = 0;
+    match log.disk.open(STATE, true) {
+        Ok(file) => {
+            let mut bytes = vec![0; 2 * SLOT];
+            let n = log.disk.read_at(file, 0, &mut bytes).map_err(failed)?;
+            match State::newest(bytes.get(..n).unwrap_or_default()) {
+                Some((state, slot)) => {
+                    log.slot = slot ^ 1;
+                    found.state = Some(state);
+                }
+                None => found.state_lost = bytes.iter().any(|b| *b != 0),
+            }
+            log.state = Some(file);
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => log.state = Some(open_state(&mut *log.disk).map_err(failed)?),
+        Err(e) => return Err(failed(e)),
+    }
+    Ok(())
+}
+
+/// Looks at one segment. `last`: of its chain, where writing may go on.
+fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u64, last: bool) -> io::Result<()> {
+    let (chain, token) = id;
+    let disk = &mut *log.disk;
+    let file = disk.open(name, false)?;
+    let mut read = |at: u64, n: usize| {
+        let mut bytes = vec![0; n];
+        let n = disk.read_at(file, at, &mut bytes)?;
+        bytes.truncate(n);
+        Ok::<_, io::Error>(bytes)
+    };
+    let whole = chain.latest || len <= (FIRST + FOOTER as u64);
+    let mut seen = || {
+        let head = read(0, FIRST as usize)?;
+        let foot = read(len.saturating_sub(FOOTER as u64), FOOTER)?;
+        let known = segment::read_footer(&foot, chain, token).filter(|_| !whole);
+        let header = segment::read_header(&head, chain, token);
+        let bytes = if known.is_some() { Vec::new() } else { read(0, len as usize)? };
+        Ok::<_, io::Error>((header, known, bytes))
+    };
+    let seen = seen();
+    disk.close(file);
+    let (header, known, bytes) = seen?;
+    if let Header::Version(v) = header {
+        found.foreign.push(format!("{name} has version {v} of the format, which this pinpost cannot read; left alone"));
+        log.aside.bytes += len;
+        return Ok(());
+    }
+    let cut = found.state.as_ref().and_then(|s| s.cut(id));
+    if let Some((mut summary, base)) = known {
+        summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
+        found.segments.push(Standing {
+            id,
+            summary,
+            base_seq: base.seq,
+            since: base.stamp,
+            end: len,
+            len,
+            sealed: true,
+            cut: cut.is_some(),
+        });
+        return Ok(());
+    }
+    let Some(base) = read_base(&bytes, id) else {
+        // A file that was never written cannot have held anything.
+        if bytes.iter().all(|b| *b == 0) {
+            log.disk.remove(name)?;
+        } else {
+            log.aside.keep_file(&mut *log.disk, name, len, log.sizes.aside)?;
+            found.unreadable.push(id);
+        }
+        return Ok(());
+    };
+    let mut scan = Scanner::new(chain, base, log.faults.has(Bug::CrcOff));
+    let mut sealed = false;
+    let (end, junk) = loop {
+        match scan.step(&bytes) {
+            Step::Item(index, item) if chain.latest => found.latest.push((id, index, item)),
+            Step::Item(..) | Step::Bad(..) => {}
+            Step::Footer(summary) => {
+                scan.summary = summary;
+                sealed = true;
+            }
+            Step::End(at, junk) => break (at as u64, junk),
+        }
+    };
+    let read_through = |scan: &Scanner| {
+        let (mut summary, base_seq) = (scan.summary, base.seq);
+        summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
+        Standing { id, summary, base_seq, since: base.stamp, end, len, sealed: true, cut: cut.is_some() }
+    };
+    if sealed || cut.is_some() || !last || end >= log.sizes.segment {
+        found.segments.push(read_through(&scan));
+        return Ok(());
+    }
+    let file = match log.disk.open(name, true) {
+        Ok(file) => file,
+        // Readable is enough; the next record begins a new segment.
+        Err(_) => {
+            found.segments.push(read_through(&scan));
+            return Ok(());
+        }
+    };
+    // As with names: what is found counts as durable from now on, so it has to be.
+    if log.disk.sync(file).is_err() {
+        log.disk.close(file);
+        found.segments.push(read_through(&scan));
+        return Ok(());
+    }
+    let active = Active { token, file, builder: Builder::resume(scan), end, len, trim: junk };
+    found.segments.push(standing(chain, &active, false));
+    close_older(log, chain, active);
+    Ok(())
+}
+
+fn close_older(log: &mut Log, chain: Chain, active: Active) {
+    if let Some(old) = log.active.insert(chain, active) {
+        log.disk.close(old.file);
+    }
+}
+
+/// Puts some space by; without it everything works but a full copy-on-write file system.
+fn reserve(log: &mut Log) {
+    let Ok(file) = log.disk.create(RESERVE) else { return };
+    let put = write_all(&mut *log.disk, file, 0, &[0xff; RESERVE_BYTES]);
+    log.disk.close(file);
+    match put {
+        Ok(()) => log.aside.bytes += RESERVE_BYTES as u64,
+        Err(_) => drop(log.disk.remove(RESERVE)),
+    }
+}

@@ -1,0 +1,339 @@
+//! POWER CUTS BY THE HUNDRED THOUSAND: the real queue on a simulated strict file system, cut at a random operation,
+//! several times in a row, against an oracle. Twelve planted bugs prove that the oracle sees.
+//!
+//! `QUEUE_CRASH_STATES` is the number of crash states (default 20,000), `QUEUE_CRASH_SEED` the first history's seed.
+
+#[path = "support/queue_sim.rs"]
+mod queue_sim;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use pinpost::queue::{
+    Bug, Entry, Faults, Inspector, Job, Limits, Options, Order, Queue, Stamp, Sync, WhenFull,
+};
+use queue_sim::{Fs, Rng, SimDisk};
+
+fn env(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// What the world knows, whatever the queue believes.
+#[derive(Default)]
+struct World {
+    /// Every reading ever taken in: its rank, lane and body.
+    all: BTreeMap<u64, (u8, u64, Vec<u8>)>,
+    /// Promised: taken in and on disk, and neither delivered nor reported lost.
+    owed: BTreeSet<u64>,
+    /// Only in this life's memory.
+    young: BTreeSet<u64>,
+    /// Acknowledged by the broker in this life.
+    delivered: BTreeSet<u64>,
+    /// Acknowledged, and the state on disk knew of it.
+    over: BTreeSet<u64>,
+    highest: u64,
+    /// The order in which they came.
+    came: BTreeMap<u64, usize>,
+}
+
+struct Plan {
+    options: Options,
+    drops: bool,
+    tear: u64,
+}
+
+fn plan(rng: &mut Rng, bug: Option<Bug>) -> Plan {
+    let mut options = Options::new("sim");
+    let small = rng.one_in(4);
+    options.limits = Limits {
+        max_bytes: if small { 30_000 } else { 1 << 30 },
+        max_age: Duration::from_secs(1_000_000),
+        when_full: if rng.one_in(2) { WhenFull::DropOldest } else { WhenFull::DropNewest },
+    };
+    options.segment = [700, 1500, 3000, 9000][rng.below(4) as usize];
+    options.memory = 6000 + rng.below(3) * 20_000;
+    options.sync = if rng.one_in(3) { Sync::Always } else { Sync::Within(Duration::from_secs(1)) };
+    options.replay.order = if rng.one_in(2) { Order::LiveFirst } else { Order::BacklogFirst };
+    options.faults = bug.map(Faults::plant).unwrap_or_default();
+    let tear = if rng.one_in(3) { 6 } else { 0 };
+    Plan { drops: small || options.memory < 10_000 || tear > 0, options, tear }
+}
+
+/// One history: up to four lives that end in a power cut, and one that ends well. Gives the number of cuts.
+fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
+    let mut rng = Rng::new(seed);
+    let plan = plan(&mut rng, bug);
+    let mut world = World::default();
+    let mut fs = Fs::new(rng.next());
+    let lives = 1 + rng.below(4);
+    for life in 0..=lives {
+        let last = life == lives;
+        fs.crash_at = if last { u64::MAX } else { 1 + rng.below(100) };
+        fs.sync_fails = if last { 0 } else { plan.tear };
+        let disk = SimDisk::new(fs);
+        let outcome = live(&disk, &mut world, &mut rng, &plan, life, last);
+        outcome.map_err(|e| format!("seed {seed}, life {life}: {e}"))?;
+        // Now and then only the process dies: what was not synced is still there, and still not synced.
+        let killed = rng.one_in(4) && !disk.fs().crashed;
+        fs = if killed { disk.fs().after_kill() } else { disk.fs().after_crash(&mut rng) };
+        // What only memory had was never promised.
+        world.young.clear();
+        world.delivered.clear();
+    }
+    Ok(lives)
+}
+
+struct Life<'a> {
+    q: Queue,
+    world: &'a mut World,
+    now: Duration,
+    /// Sent and not acknowledged: token, seq.
+    flying: Vec<(u64, u64)>,
+    /// The last seq of a rank and lane in this connection, live and replayed apart unless the backlog goes first.
+    last: BTreeMap<(u8, u64, bool), u64>,
+    apart: bool,
+    drops: bool,
+}
+
+impl Life<'_> {
+    fn append(&mut self, rng: &mut Rng) -> Result<(), String> {
+        let (rank, lane) = (1 + (rng.one_in(5)) as u8, rng.below(3));
+        let mut body = rng.next().to_le_bytes().repeat(1 + rng.below(30) as usize);
+        if rng.one_in(20) {
+            body.resize(1200, 0x5a);
+        }
+        let source = format!("s{lane}");
+        let entry = Entry { reading: true, rank, lane, source, body: body.clone(), ..Entry::default() };
+        let seq = self.q.append(entry, self.now).ok_or("a reading got no number")?;
+        // Without a disk numbers come from the clock; else they rise.
+        let (low, high) = (self.world.highest, 1_000_000_000_000_000);
+        if self.world.all.contains_key(&seq) || (seq <= low && low < high) {
+            return Err(format!("number {seq} was used before (up to {low})"));
+        }
+        self.world.highest = self.world.highest.max(seq);
+        self.world.came.insert(seq, self.world.came.len());
+        self.world.all.insert(seq, (rank, lane, body));
+        self.world.young.insert(seq);
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<bool, String> {
+        let Some(out) = self.q.take(self.now) else { return Ok(false) };
+        let seq = out.seq.ok_or("a reading lost its number")?;
+        let (rank, lane, body) = self.world.all.get(&seq).ok_or_else(|| format!("nobody appended {seq}"))?;
+        if *body != out.body {
+            return Err(format!("the body of {seq} has changed"));
+        }
+        if self.world.over.contains(&seq) {
+            return Err(format!("{seq} comes again although it was known to be delivered"));
+        }
+        let before = self.last.insert((*rank, *lane, self.apart && out.replayed), seq);
+        if before.is_some_and(|b| self.world.came.get(&b) >= self.world.came.get(&seq)) {
+            return Err(format!("{seq} comes after {before:?} in its lane"));
+        }
+        self.flying.push((out.token, seq));
+        Ok(true)
+    }
+
+    fn ack(&mut self, i: usize) {
+        let (token, seq) = self.flying.remove(i);
+        self.q.done(token);
+        self.world.delivered.insert(seq);
+        self.world.owed.remove(&seq);
+        self.world.young.remove(&seq);
+    }
+
+    fn down(&mut self) {
+        self.q.link_down();
+        self.flying.clear();
+        self.last.clear();
+    }
+
+    /// After each step: what is no longer only in memory is promised; what is reported lost is not.
+    fn note(&mut self) -> Result<(), String> {
+        let stats = self.q.stats();
+        if !stats.balance() {
+            return Err(format!("the books do not balance: {stats:?}"));
+        }
+        if self.world.young.len() as u64 > stats.unsynced || !self.world.young.is_empty() {
+            let memory: BTreeSet<u64> = self.q.in_memory().filter_map(|k| k.seq).collect();
+            let safe: Vec<u64> = self.world.young.iter().filter(|s| !memory.contains(s)).copied().collect();
+            for seq in safe {
+                self.world.young.remove(&seq);
+                self.world.owed.insert(seq);
+            }
+        }
+        for gap in self.q.take_gaps() {
+            if std::env::var("TRACE").is_ok() {
+                println!("   {gap:?}");
+            }
+            // A torn tail may be called corrupt, but nothing that was promised may be in there.
+            if !self.drops && gap.reason != "corrupt" {
+                return Err(format!("{gap:?} though there was room"));
+            }
+            if gap.reason != "corrupt" {
+                self.world.owed.retain(|s| !(gap.from..=gap.to).contains(s));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bad_bytes(disk: &SimDisk) -> Result<u64, String> {
+    let copy = SimDisk::new(disk.fs().clone());
+    copy.fs().crash_at = u64::MAX;
+    let mut inspector = Inspector::on(Box::new(copy)).map_err(|e| e.to_string())?;
+    while inspector.next().is_some() {}
+    Ok(inspector.bad_bytes)
+}
+
+fn live(disk: &SimDisk, world: &mut World, rng: &mut Rng, plan: &Plan, life: u64, last: bool) -> Result<(), String> {
+    let boot = 1 + life / 2;
+    let clock = Stamp { wall: 1_700_000_000_000 + life as i64 * 1_000_000, mono: life * 1_000_000, boot, synced: rng.one_in(2) };
+    let options = Options { clock, ..plan.options.clone() };
+    let apart = options.replay.order == Order::LiveFirst;
+    let (q, mut log) = Queue::open_on(Box::new(disk.clone()), options, Duration::ZERO).map_err(|e| e.to_string())?;
+    if disk.fs().crashed {
+        return Ok(());
+    }
+    let mut l =
+        Life { q, world, now: Duration::ZERO, flying: Vec::new(), last: BTreeMap::new(), apart, drops: plan.drops };
+    let bad_at_start = bad_bytes(disk)?;
+    let lazy = rng.one_in(2);
+    for _ in 0..60 + rng.below(100) {
+        match rng.below(12) {
+            0..=3 => l.append(rng)?,
+            4 => l.now += Duration::from_millis(rng.below(1500)),
+            5 if rng.one_in(3) => l.q.link_up(),
+            6 if rng.one_in(4) => l.down(),
+            5..=7 => drop(l.take()?),
+            8 | 9 if !l.flying.is_empty() => {
+                let i = if lazy { rng.below(l.flying.len() as u64) as usize } else { 0 };
+                l.ack(i);
+            }
+            _ => {
+                let Some(job) = l.q.next_job(l.now) else { continue };
+                if job == Job::Recover {
+                    // A backlog that is found only now cannot have come first.
+                    l.last.clear();
+                }
+                let known = matches!(job, Job::Save(_)).then(|| l.world.delivered.clone());
+                if std::env::var("TRACE").is_ok() {
+                    let t = format!("{job:?}");
+                    println!("life {life} {:?} {}", l.now, &t[..t.len().min(3000)].replace("Item { ", "\n   "));
+                }
+                let done = log.run(job);
+                if std::env::var("TRACE").is_ok() {
+                    let t = format!("{done:?}");
+                    println!("   -> {}", &t[..t.len().min(300)]);
+                }
+                if disk.fs().crashed {
+                    return Ok(());
+                }
+                l.q.finished(done, l.now);
+                if let Some(known) = known
+                    && l.q.stats().disk == pinpost::queue::DiskState::Durable
+                {
+                    l.world.over.extend(known);
+                }
+            }
+        }
+        l.note()?;
+        if rng.one_in(400) {
+            return Ok(());
+        }
+    }
+    if bad_bytes(disk)? > bad_at_start {
+        return Err("what a torn write left was not cleared away before writing on".into());
+    }
+    if !last {
+        return Ok(());
+    }
+    finale(l, &mut log)
+}
+
+/// Everything that is owed must come now, and nothing may be left.
+fn finale(mut l: Life, log: &mut pinpost::queue::Log) -> Result<(), String> {
+    l.down();
+    l.q.link_up();
+    for _ in 0..20_000 {
+        l.now += Duration::from_millis(100);
+        while let Some(job) = l.q.next_job(l.now) {
+            let done = log.run(job);
+            l.q.finished(done, l.now);
+        }
+        l.note()?;
+        while l.take()? {}
+        while !l.flying.is_empty() {
+            l.ack(0);
+        }
+        l.note()?;
+        if l.q.stats().waiting == 0 {
+            break;
+        }
+    }
+    let left: Vec<u64> = l.world.owed.iter().copied().take(5).collect();
+    if !left.is_empty() {
+        return Err(format!("lost: {left:?} and {} in all; {:?} {}", l.world.owed.len(), l.q.stats(), l.q.dbg()));
+    }
+    if !l.world.young.is_empty() {
+        return Err(format!("forgotten without a crash: {:?}", l.world.young));
+    }
+    match l.q.stats().waiting {
+        0 => Ok(()),
+        n => Err(format!("{n} records wait for ever")),
+    }
+}
+
+#[test]
+fn no_power_cut_loses_reorders_or_renumbers_what_was_accepted() {
+    let (want, first) = (env("QUEUE_CRASH_STATES", 20_000), env("QUEUE_CRASH_SEED", 1));
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let began = Instant::now();
+    let work = |t: u64| {
+        let (mut states, mut seed) = (0, first + t);
+        while states < want / threads {
+            states += history(seed, None).unwrap_or_else(|e| panic!("{e}"));
+            seed += threads;
+        }
+        states
+    };
+    let states: u64 = std::thread::scope(|s| {
+        let all: Vec<_> = (0..threads).map(|t| s.spawn(move || work(t))).collect();
+        all.into_iter().map(|h| h.join().unwrap()).sum()
+    });
+    println!("{states} crash states, {:.0}/s, 0 lost", states as f64 / began.elapsed().as_secs_f64());
+}
+
+/// How many crash states it takes to find `bug`.
+fn states_to_find(bug: Bug) -> u64 {
+    let began = Instant::now();
+    let mut states = 0;
+    for seed in 1.. {
+        match history(seed, Some(bug)) {
+            Ok(n) => states += n,
+            Err(e) => {
+                println!("{bug:?}: found after {states} states, {:.1?}: {e}", began.elapsed());
+                return states;
+            }
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{bug:?} was not found in 30 s ({states} states)");
+    }
+    states
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    use Bug::*;
+    for bug in [
+        NoSync, NoDirSync, AckBeforeSync, UnlinkBeforeCursor, UnsyncedCursor, CrcOff, RetriedSync, TailKept, SeqReuse,
+        CursorAhead, PendingCleared, DoneBeforeAck,
+    ] {
+        states_to_find(bug);
+    }
+}
+
+#[test]
+fn dbg_one() {
+    history(env("SEED", 1), None).unwrap();
+}
