@@ -12,4 +12,5 @@ pub mod logging;
 pub mod model;
 pub mod plan;
 pub mod queue;
+pub mod runtime;
 pub mod wire;

@@ -77,9 +77,14 @@ impl Topics {
 
     /// Where the outcome of a command on `topic` goes: the verb's place is taken by `result`.
     pub fn result_of(topic: &str) -> String {
+        Topics::beside(topic, "result")
+    }
+
+    /// The topic beside `topic` whose last level is `word`.
+    pub fn beside(topic: &str, word: &str) -> String {
         match topic.rsplit_once('/') {
-            Some((base, _)) => format!("{base}/result"),
-            None => "result".to_owned(),
+            Some((base, _)) => format!("{base}/{word}"),
+            None => word.to_owned(),
         }
     }
 

@@ -1,0 +1,278 @@
+//! The hub: the one loop that feeds events to the engine and carries its effects out. It decides nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
+
+use crate::clock::Clock;
+use crate::device::{Counters, Report};
+use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands};
+use crate::hal::Level;
+use crate::hal::sim::SimBoard;
+use crate::link::{LinkEvent, LinkHandle};
+use crate::model::{Action, Deliver, DeviceId, Message, Qos, Ticket};
+use crate::queue::{self, Shared};
+use crate::wire::Record;
+
+use super::Ask;
+use super::health::{self, LinkStatus};
+use super::outbox::{QueueOutbox, queue_stamp};
+use super::systemd;
+
+/// Reports that are taken in one go, so that a flood does not starve the rest.
+const BATCH: usize = 64;
+
+/// A running device.
+pub(super) struct Part {
+    pub name: String,
+    pub actions: mpsc::Sender<(Ticket, Action)>,
+    pub counters: Arc<Counters>,
+    pub task: JoinHandle<()>,
+}
+
+/// What the hub listens to.
+pub(super) struct Ears {
+    pub reports: mpsc::Receiver<Report>,
+    pub link: mpsc::Receiver<LinkEvent>,
+    pub levels: mpsc::UnboundedReceiver<(u8, bool)>,
+    pub asks: mpsc::Receiver<Ask>,
+    /// The queue has something to say (gaps).
+    pub wake: Arc<Notify>,
+}
+
+/// The hub.
+pub(super) struct Hub {
+    pub engine: Engine,
+    pub clock: Arc<Clock>,
+    pub run: u64,
+    pub queue: Shared,
+    pub outbox: Arc<QueueOutbox>,
+    pub link: LinkHandle,
+    pub parts: Vec<Part>,
+    pub sim: Option<SimBoard>,
+    pub status: LinkStatus,
+    /// `P/bridge/health`.
+    pub health_topic: String,
+}
+
+impl Hub {
+    pub(super) async fn run(mut self, mut ears: Ears) {
+        let mut reports = Vec::with_capacity(BATCH);
+        let mut fx = Vec::new();
+        let mut stopping: Option<oneshot::Sender<()>> = None;
+        let mut link_open = true;
+        loop {
+            let wake = self.engine.next_wake().map(|m| self.clock.instant(m));
+            tokio::select! {
+                n = ears.reports.recv_many(&mut reports, BATCH) => {
+                    if n == 0 {
+                        // every device has ended, and the hub holds no sender
+                        return;
+                    }
+                    for report in reports.drain(..) {
+                        self.report(report, &mut fx);
+                    }
+                }
+                event = ears.link.recv(), if link_open => match event {
+                    Some(event) => self.link_event(event, &mut fx),
+                    None => link_open = false,
+                },
+                Some((pin, high)) = ears.levels.recv() => self.feed(Event::SimLevel(pin, high), &mut fx),
+                () = ears.wake.notified() => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
+                    self.feed(Event::Wake, &mut fx);
+                }
+                Some(ask) = ears.asks.recv() => match ask {
+                    Ask::Ping(answer) => drop(answer.send(())),
+                    Ask::StopOutputs(answer) => {
+                        self.feed(Event::Stop, &mut fx);
+                        stopping = Some(answer);
+                    }
+                    Ask::End => break,
+                },
+            }
+            self.carry(&mut fx);
+            self.gaps(&mut fx);
+            if !self.engine.busy()
+                && let Some(answer) = stopping.take()
+            {
+                let _ = answer.send(());
+            }
+        }
+        self.end().await;
+    }
+
+    /// Devices end when their channel closes; one that does not is named.
+    async fn end(self) {
+        for part in self.parts {
+            drop(part.actions);
+            let mut task = part.task;
+            if tokio::time::timeout(std::time::Duration::from_secs(1), &mut task).await.is_err() {
+                log::warn!(device = part.name.as_str(); "the device did not end in time");
+                task.abort();
+            }
+        }
+    }
+
+    fn feed(&mut self, event: Event, fx: &mut Vec<Effect>) {
+        self.engine.handle(event, &self.clock.now(), fx);
+    }
+
+    fn report(&mut self, report: Report, fx: &mut Vec<Effect>) {
+        match report {
+            Report::Reading { point, value, quality, taken } => {
+                self.feed(Event::Reading { point, value, quality, taken }, fx);
+            }
+            Report::Status(device, status) => self.feed(Event::Device(device, status), fx),
+            Report::Acted(ticket, result) => self.feed(Event::Acted(ticket, result), fx),
+        }
+    }
+
+    fn link_event(&mut self, event: LinkEvent, fx: &mut Vec<Effect>) {
+        let now = self.clock.now();
+        match event {
+            LinkEvent::Up { url, session_present } => {
+                log::info!(broker = url.as_str(), session_present; "connected");
+                systemd::status(&format!("connected to {url}"));
+                self.status.up(url, now.mono);
+                self.feed(Event::LinkUp, fx);
+            }
+            LinkEvent::Down { url, reason, was_up, retry_in } => {
+                let seconds = format!("{:.1}", retry_in.as_secs_f64());
+                if self.status.is_news(&reason, was_up) {
+                    log::warn!(broker = url.as_str(), retry_in_s = seconds.as_str(); "not connected: {reason}");
+                } else {
+                    log::debug!(broker = url.as_str(), retry_in_s = seconds.as_str(); "still not connected: {reason}");
+                }
+                systemd::status(&format!("no broker: {reason}"));
+                self.status.down(reason, now.mono);
+                if was_up {
+                    self.feed(Event::LinkDown, fx);
+                }
+            }
+            LinkEvent::Incoming(message) => self.feed(Event::Incoming(message), fx),
+            LinkEvent::Refused { reason_code, text, fatal, .. } => {
+                log::warn!(reason_code; "the broker refused a message: {text}");
+                if fatal {
+                    self.feed(Event::Problem(format!("a message was put aside (dead letter): {text}")), fx);
+                }
+            }
+            LinkEvent::Problem(text) => {
+                log::warn!("{text}");
+                self.feed(Event::Problem(text), fx);
+            }
+        }
+    }
+
+    /// Carries effects out; those may bring further ones.
+    fn carry(&mut self, fx: &mut Vec<Effect>) {
+        let mut sent = false;
+        while !fx.is_empty() {
+            for effect in std::mem::take(fx) {
+                match effect {
+                    Effect::Send(outgoing) => {
+                        self.send(outgoing);
+                        sent = true;
+                    }
+                    Effect::Act(device, ticket, action) => self.act(device, ticket, action, fx),
+                    Effect::Ack(ack) => self.link.ack(ack),
+                    Effect::DriveSim(pin, high) => {
+                        let level = if high { Level::High } else { Level::Low };
+                        if let Some(Err(e)) = self.sim.as_ref().map(|sim| sim.drive(pin, level)) {
+                            self.feed(Event::Problem(e.text), fx);
+                        }
+                    }
+                    Effect::Health(reply) => {
+                        self.health(reply, fx);
+                        sent = true;
+                    }
+                }
+            }
+        }
+        if sent {
+            self.outbox.wake_link();
+        }
+    }
+
+    fn act(&mut self, device: DeviceId, ticket: Ticket, action: Action, fx: &mut Vec<Effect>) {
+        let sent = self.parts.get(device.0 as usize).map(|part| part.actions.try_send((ticket, action)));
+        let why = match sent {
+            Some(Ok(())) => return,
+            Some(Err(mpsc::error::TrySendError::Full(_))) => "the device is behind; ask again",
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => "the device has ended",
+        };
+        self.feed(Event::Acted(ticket, Err(why.into())), fx);
+    }
+
+    fn send(&mut self, outgoing: Outgoing) {
+        let now = self.clock.now();
+        let entry = queue::Entry {
+            reading: outgoing.reading,
+            rank: outgoing.priority as u8,
+            lane: outgoing.lane,
+            keep: match outgoing.deliver {
+                Deliver::All => queue::Keep::All,
+                Deliver::Latest => queue::Keep::Latest,
+                Deliver::None => queue::Keep::None,
+            },
+            in_order: outgoing.retain,
+            expires: outgoing.expires.map(|m| m.0),
+            stamp: queue_stamp(&outgoing.taken.unwrap_or_else(|| now.stamp()), self.run),
+            source: outgoing.source,
+            body: outgoing.record.encode(),
+        };
+        self.queue.lock().append(entry, now.mono.0);
+    }
+
+    /// Tells of readings that were lost.
+    fn gaps(&mut self, fx: &mut Vec<Effect>) {
+        for gap in self.outbox.take_gaps() {
+            let (from, to, count) = (gap.from, gap.to, gap.count);
+            log::warn!(from, to, count, reason = gap.reason; "readings were lost");
+            let report = GapReport { from, to, count, reason: gap.reason.into(), point: gap.source };
+            self.feed(Event::Gap(report), fx);
+        }
+        self.carry(fx);
+    }
+
+    fn health(&mut self, reply: Option<commands::Reply>, fx: &mut Vec<Effect>) {
+        let now = self.clock.now();
+        // the queue learns of a clock that was set
+        let stamp = queue_stamp(&now.stamp(), self.run);
+        let (stats, words) = {
+            let mut queue = self.queue.lock();
+            queue.set_clock(now.mono.0, stamp);
+            (queue.stats(), queue.health().words)
+        };
+        let devices = self.parts.iter().map(|p| (p.name.as_str(), p.counters.read()));
+        let mut map = health::collect(&now, &stats, &words, &self.status, devices);
+        if let Some(reply) = reply {
+            if let Some(transaction) = reply.transaction.clone() {
+                map.insert("transaction".into(), transaction);
+            }
+            fx.extend(commands::send_reply(&reply, map, now.mono));
+            return;
+        }
+        let message = Message {
+            topic: self.health_topic.clone(),
+            payload: serde_json::Value::Object(map).to_string().into_bytes(),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            properties: Default::default(),
+        };
+        self.send(Outgoing {
+            reading: false,
+            priority: crate::model::Priority::Control,
+            lane: u64::MAX - 1,
+            deliver: Deliver::None,
+            expires: None,
+            retain: true,
+            taken: None,
+            source: "bridge".into(),
+            record: Record::Message(Box::new(message)),
+        });
+    }
+}

@@ -1,0 +1,148 @@
+//! The queue as the link sees it: records become messages when they leave.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::link::{Outbound, Outbox, Refusal};
+use crate::model::{Mono, Stamp, Wall};
+use crate::queue::{self, Gap, Shared};
+use crate::wire::Record;
+use crate::wire::record::Sending;
+
+/// A stamp as the queue keeps it; `run` names this run's clock.
+pub(super) fn queue_stamp(stamp: &Stamp, run: u64) -> queue::Stamp {
+    queue::Stamp { wall: stamp.wall.0, mono: stamp.mono.0.as_millis() as u64, boot: run, synced: stamp.synced }
+}
+
+/// The queue as the link sees it.
+pub(super) struct QueueOutbox {
+    queue: Shared,
+    clock: Arc<Clock>,
+    run: u64,
+    link: Notify,
+    hub: Arc<Notify>,
+    gaps: Mutex<Vec<Gap>>,
+    /// A timer is set for the next record that the replay rate allows.
+    paced: Arc<AtomicBool>,
+    this: std::sync::OnceLock<std::sync::Weak<QueueOutbox>>,
+}
+
+impl QueueOutbox {
+    pub(super) fn new(queue: Shared, clock: Arc<Clock>, run: u64, hub: Arc<Notify>) -> QueueOutbox {
+        QueueOutbox {
+            queue,
+            clock,
+            run,
+            link: Notify::new(),
+            hub,
+            gaps: Mutex::default(),
+            paced: Arc::default(),
+            this: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// There is something new for the link.
+    pub(super) fn wake_link(&self) {
+        self.link.notify_one();
+    }
+
+    /// The queue's thread has done something: perhaps there are records to take, or gaps to tell.
+    pub(super) fn news(&self) {
+        self.link.notify_one();
+        self.hub.notify_one();
+    }
+
+    /// Reports of loss since the last call.
+    pub(super) fn take_gaps(&self) -> Vec<Gap> {
+        let mut gaps = std::mem::take(&mut *self.gaps.lock().unwrap_or_else(|e| e.into_inner()));
+        gaps.extend(self.queue.lock().take_gaps());
+        gaps
+    }
+
+    fn wake_link_after(self: &Arc<Self>, wait: Duration) {
+        if self.paced.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            this.paced.store(false, Ordering::Relaxed);
+            this.link.notify_one();
+        });
+    }
+
+    /// Lets the outbox set timers that point back to it.
+    pub(super) fn rooted(self: Arc<Self>) -> Arc<Self> {
+        let _ = self.this.set(Arc::downgrade(&self));
+        self
+    }
+}
+
+impl Outbox for QueueOutbox {
+    fn take(&self) -> Option<Outbound> {
+        loop {
+            let now = self.clock.now();
+            let mut queue = self.queue.lock();
+            let Some(out) = queue.take(now.mono.0) else {
+                let wait = queue.next_take(now.mono.0);
+                let gaps = queue.take_gaps();
+                drop(queue);
+                if !gaps.is_empty() {
+                    self.gaps.lock().unwrap_or_else(|e| e.into_inner()).extend(gaps);
+                    self.hub.notify_one();
+                }
+                if let (Some(wait), Some(this)) = (wait, self.this.get().and_then(std::sync::Weak::upgrade)) {
+                    this.wake_link_after(wait);
+                }
+                return None;
+            };
+            drop(queue);
+            let sending = Sending {
+                seq: out.seq,
+                replayed: out.replayed,
+                taken: Stamp {
+                    wall: Wall(out.stamp.wall),
+                    mono: Mono(Duration::from_millis(out.stamp.mono)),
+                    synced: out.stamp.synced,
+                },
+                ours: out.stamp.boot == self.run,
+                expires_in: out.expires_in,
+                now,
+            };
+            match Record::decode(&out.body) {
+                Ok(record) => return Some(Outbound { token: out.token, message: record.into_message(&sending) }),
+                Err(why) => {
+                    log::error!("a record of the queue cannot be read: {why}");
+                    self.queue.lock().refuse(out.token, &format!("it cannot be read: {why}"), now.mono.0);
+                }
+            }
+        }
+    }
+
+    fn done(&self, token: u64) {
+        self.queue.lock().done(token);
+    }
+
+    fn refused(&self, token: u64, refusal: Refusal) {
+        match refusal {
+            Refusal::Retry => self.queue.lock().retry(token),
+            Refusal::DeadLetter { text, .. } => self.queue.lock().refuse(token, &text, self.clock.now().mono.0),
+        }
+    }
+
+    fn link_up(&self) {
+        self.queue.lock().link_up();
+    }
+
+    fn link_down(&self) {
+        self.queue.lock().link_down();
+    }
+
+    fn wake(&self) -> &Notify {
+        &self.link
+    }
+}
