@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::{ConfigFile, Failure, Outcome};
+use super::{ConfigFile, Failure, Outcome, exit, file, out};
+use crate::config::{When, report};
+use crate::plan::Checked;
 
 /// Arguments of `pinpost check`.
 #[derive(Debug, Args)]
@@ -21,6 +23,33 @@ pub struct CheckArgs {
 }
 
 /// Checks the file.
-pub fn run(_args: &CheckArgs) -> Outcome {
-    Err(Failure::failed("`check` is not built yet"))
+pub fn run(args: &CheckArgs) -> Outcome {
+    let path = &args.config.file;
+    let Checked { plan, problems, text } = file::check(path, When::Check, false);
+    if args.json {
+        let list = report::render_json(&problems, &path.display().to_string(), &text);
+        out::data(format!("{list:#}\n").as_bytes())?;
+    } else {
+        file::show(&problems, path, &text);
+    }
+    let errors = problems.iter().filter(|p| !p.warning).count();
+    let warnings = problems.len() - errors;
+    let counted = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+    let found = format!("{}, {}", counted(errors, "error"), counted(warnings, "warning"));
+    match plan {
+        Some(plan) => {
+            if !args.json {
+                let what =
+                    format!("{}, {}", counted(plan.devices.len(), "device"), counted(plan.points.len(), "point"));
+                out::say(&format!("{}: can be run: {what}; {found}", path.display()));
+            }
+            Ok(())
+        }
+        None => {
+            if !args.json {
+                out::say(&format!("{}: cannot be run: {found}", path.display()));
+            }
+            Err(Failure::silent(exit::CONFIG))
+        }
+    }
 }

@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::{ConfigFile, Failure, Outcome};
+use super::{ConfigFile, Outcome, file, out};
+use crate::config::When;
+use crate::plan::{explain, explain_json};
 
 /// Arguments of `pinpost explain`.
 #[derive(Debug, Args)]
@@ -19,6 +21,10 @@ pub struct ExplainArgs {
 }
 
 /// Explains the file.
-pub fn run(_args: &ExplainArgs) -> Outcome {
-    Err(Failure::failed("`explain` is not built yet"))
+pub fn run(args: &ExplainArgs) -> Outcome {
+    let plan = file::plan(&args.config.file, When::Check, false)?;
+    if args.json {
+        return out::data(format!("{:#}\n", explain_json(&plan)).as_bytes());
+    }
+    out::data(explain(&plan).as_bytes())
 }

@@ -7,6 +7,7 @@ mod broker;
 mod check;
 mod demo;
 mod explain;
+mod file;
 mod mqtt;
 mod pins;
 mod ports;

@@ -2,7 +2,16 @@
 
 use clap::Args;
 
-use super::{ConfigOption, Failure, Outcome};
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{ConfigOption, Failure, Outcome, block_on, exit, file};
+use crate::config::When;
+use crate::hal::NoBoard;
+use crate::hal::raspberry_pi::RaspberryPi;
+use crate::plan::Plan;
+use crate::runtime::{Daemon, Pins};
 
 /// Arguments of `pinpost run`.
 #[derive(Debug, Args)]
@@ -21,6 +30,42 @@ pub struct RunArgs {
 }
 
 /// Runs until it is told to stop.
-pub fn run(_args: &RunArgs) -> Outcome {
-    Err(Failure::failed("`run` is not built yet"))
+pub fn run(args: &RunArgs) -> Outcome {
+    crate::logging::init(log::LevelFilter::Info);
+    let plan = file::plan(&args.config.file, When::Run, args.simulate)?;
+    block_on(serve(plan, args.simulate))
+}
+
+async fn serve(plan: Plan, simulate: bool) -> Outcome {
+    let watch = |kind| signal(kind).map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")));
+    let mut terminate = watch(SignalKind::terminate())?;
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut hangup = watch(SignalKind::hangup())?;
+    let pins = if simulate { Pins::simulated() } else { raspberry_pi() };
+    let (id, devices) = (plan.id.clone(), plan.devices.len());
+    log::info!(gateway = id.as_str(), devices, board = pins.board.describe().as_str(); "pinpost {} runs", env!("CARGO_PKG_VERSION"));
+    let mut daemon = Daemon::start(plan, pins).map_err(|e| Failure::failed(e.to_string()))?;
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => log::warn!("SIGHUP does nothing; restart to read the file anew"),
+            () = daemon.failed() => return Err(Failure { code: exit::INTERNAL, text: "a vital part has failed".into() }),
+        }
+    };
+    log::info!("stopping");
+    daemon.stop().await;
+    log::info!("stopped");
+    outcome
+}
+
+/// The pins of this Pi. Where there are none, devices on pins are offline and say why, and the rest runs.
+fn raspberry_pi() -> Pins {
+    match RaspberryPi::open() {
+        Ok(board) => Pins { board: Arc::new(board), sim: None },
+        Err(e) => {
+            log::warn!("no pins: {e}");
+            Pins { board: Arc::new(NoBoard::because(e)), sim: None }
+        }
+    }
 }

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, Outcome};
+use super::out::say;
+use super::{Failure, Outcome, file};
+use crate::config::When;
+use crate::hal::raspberry_pi::RaspberryPi;
+use crate::hal::{Board, Level, Start};
+use crate::runtime::{Applied, SAFE_FILE};
 
 /// Arguments of `pinpost safe-state`.
 #[derive(Debug, Args)]
@@ -20,7 +25,55 @@ pub struct SafeStateArgs {
     pub config: Option<PathBuf>,
 }
 
-/// Drives the outputs to their safe state.
-pub fn run(_args: &SafeStateArgs) -> Outcome {
-    Err(Failure::failed("`safe-state` is not built yet"))
+/// Drives the outputs to their safe state. Every pin is tried, whatever becomes of the others.
+pub fn run(args: &SafeStateArgs) -> Outcome {
+    // after an orderly stop the outputs are where `on_stop` wants them
+    if args.config.is_none() && std::env::var("SERVICE_RESULT").is_ok_and(|r| r == "success") {
+        return Ok(());
+    }
+    let applied = match &args.config {
+        Some(path) => Applied::of(&file::plan(path, When::Check, false)?),
+        None => last_applied()?,
+    };
+    if applied.simulated {
+        say("the pins were simulated; there is nothing to drive");
+        return Ok(());
+    }
+    if applied.outputs.is_empty() {
+        return Ok(());
+    }
+    let board = RaspberryPi::open().map_err(|e| Failure::failed(e.text))?;
+    let mut failed = 0;
+    for (device, safe) in &applied.outputs {
+        let level = if safe.high { Level::High } else { Level::Low };
+        match board.output(safe.pin, Start::At(level)).and_then(|pin| pin.read()) {
+            Ok(read) if read == level => say(&format!("{device}: GPIO{} is {}", safe.pin, word(level))),
+            Ok(_) => {
+                failed += 1;
+                say(&format!("{device}: GPIO{} was set {} and does not read so", safe.pin, word(level)));
+            }
+            Err(e) => {
+                failed += 1;
+                say(&format!("{device}: {e}"));
+            }
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::failed(format!("{failed} outputs are not in their safe state"))) }
+}
+
+fn word(level: Level) -> &'static str {
+    if level == Level::High { "high" } else { "low" }
+}
+
+/// What the last run has left, in systemd's state directory or the usual one.
+fn last_applied() -> Result<Applied, Failure> {
+    let dir = match std::env::var("STATE_DIRECTORY").ok().filter(|d| !d.is_empty()) {
+        Some(dirs) => PathBuf::from(dirs.split(':').next().unwrap_or_default()),
+        None => PathBuf::from("/var/lib/pinpost"),
+    };
+    let file = dir.join(SAFE_FILE);
+    let bytes = std::fs::read(&file).map_err(|e| {
+        Failure::failed(format!("{}: {e}; name a file with -c if its state lies elsewhere", file.display()))
+    })?;
+    Applied::from_json(&bytes).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Failure, Outcome};
+use super::{Outcome, out};
 
 /// Arguments of `pinpost schema`.
 #[derive(Debug, Args)]
@@ -15,5 +15,6 @@ pub struct SchemaArgs {}
 
 /// Prints the schema.
 pub fn run(_args: &SchemaArgs) -> Outcome {
-    Err(Failure::failed("`schema` is not built yet"))
+    let schema = crate::config::schema(&crate::plan::vocabulary());
+    out::data(format!("{schema:#}\n").as_bytes())
 }

@@ -52,6 +52,8 @@ pub struct Bridge {
     status: Vec<Option<DeviceStatus>>,
     levels: BTreeMap<u8, bool>,
     health_at: Mono,
+    /// Whether the broker is there: while it is not, what it must know is kept for [`Bridge::announce`].
+    up: bool,
 }
 
 /// Lanes of the bridge's own messages lie above those of points.
@@ -78,11 +80,12 @@ pub(super) fn own(topic: String, payload: Vec<u8>, retain: bool, deliver: Delive
 impl Bridge {
     /// Nothing is known of any device yet.
     pub fn new(info: Info, devices: usize, now: Mono) -> Bridge {
-        Bridge { info, status: vec![None; devices], levels: BTreeMap::new(), health_at: now.after(HEALTH) }
+        Bridge { info, status: vec![None; devices], levels: BTreeMap::new(), health_at: now.after(HEALTH), up: false }
     }
 
     /// Everything a broker must know that has just come (back).
     pub fn announce(&mut self, topics: &Topics, devices: &[DeviceSpec], now: &Now, fx: &mut Vec<Effect>) {
+        self.up = true;
         let list: Map<String, Json> =
             devices.iter().map(|d| (d.name.clone(), json!({ "kind": d.kind, "verbs": d.verbs }))).collect();
         let info = json!({
@@ -94,7 +97,7 @@ impl Bridge {
             "board": self.info.board,
             "devices": list,
         });
-        fx.push(own(topics.bridge("info"), info.to_string().into_bytes(), true, Deliver::None, "application/json"));
+        fx.push(own(topics.bridge("info"), info.to_string().into_bytes(), true, Deliver::Latest, "application/json"));
         for (device, status) in devices.iter().zip(&self.status) {
             if let Some(status) = status {
                 fx.push(availability(topics, device, status));
@@ -123,7 +126,7 @@ impl Bridge {
             return;
         }
         let word_changed = slot.as_ref().map(DeviceStatus::word) != Some(status.word());
-        if word_changed {
+        if word_changed && self.up {
             fx.push(availability(topics, spec, &status));
         }
         let was_offline = matches!(slot, Some(DeviceStatus::Offline(_)));
@@ -147,7 +150,7 @@ impl Bridge {
 
     /// The level of a simulated output.
     pub fn sim_level(&mut self, topics: &Topics, pin: u8, high: bool, fx: &mut Vec<Effect>) {
-        if self.levels.insert(pin, high) != Some(high) {
+        if self.levels.insert(pin, high) != Some(high) && self.up {
             fx.push(level(topics, pin, high));
         }
     }
@@ -182,6 +185,11 @@ impl Bridge {
         }
         let payload = about.to_string().into_bytes();
         fx.push(own(topics.bridge("event"), payload, false, Deliver::All, "application/json"));
+    }
+
+    /// The broker is gone.
+    pub fn broker_lost(&mut self) {
+        self.up = false;
     }
 
     /// When `bridge/health` is due.

@@ -160,6 +160,7 @@ impl Engine {
                     self.lost = now.mono;
                 }
                 self.up = false;
+                self.bridge.broker_lost();
                 self.outputs.broker(false, now.mono);
             }
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),

@@ -174,3 +174,25 @@ pub trait Board: Send + Sync {
     /// Takes a pin (BCM number) as an output.
     fn output(&self, pin: u8, start: Start) -> Result<Box<dyn OutputPin>, HalError>;
 }
+
+/// A machine without pins that can be had: every pin is refused with the same reason.
+pub struct NoBoard(HalError);
+
+impl NoBoard {
+    /// Refuses for this reason.
+    pub fn because(reason: HalError) -> NoBoard {
+        NoBoard(reason)
+    }
+}
+
+impl Board for NoBoard {
+    fn describe(&self) -> String {
+        format!("none: {}", self.0)
+    }
+    fn input(&self, _: u8, _: Pull, _: EdgeSender) -> Result<Box<dyn InputPin>, HalError> {
+        Err(self.0.clone())
+    }
+    fn output(&self, _: u8, _: Start) -> Result<Box<dyn OutputPin>, HalError> {
+        Err(self.0.clone())
+    }
+}

@@ -267,7 +267,7 @@ impl Hub {
             reading: false,
             priority: crate::model::Priority::Control,
             lane: u64::MAX - 1,
-            deliver: Deliver::None,
+            deliver: Deliver::Latest,
             expires: None,
             retain: true,
             taken: None,
