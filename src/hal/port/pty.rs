@@ -25,7 +25,9 @@ impl Pair {
         let mut line = tcgetattr(master.as_fd())?;
         cfmakeraw(&mut line);
         tcsetattr(master.as_fd(), SetArg::TCSANOW, &line)?;
-        Ok(Pair { master: AsyncFd::register(master)?, path })
+        // SAFETY: a PtyMaster owns one descriptor, which stays open and the same for as long as it lives.
+        let master = unsafe { AsyncFd::register(master)? };
+        Ok(Pair { master, path })
     }
 
     /// The end that is opened as a serial port.
