@@ -63,15 +63,13 @@ impl Hub {
         let mut reports = Vec::with_capacity(BATCH);
         let mut fx = Vec::new();
         let mut stopping: Option<oneshot::Sender<()>> = None;
-        let mut link_open = true;
+        let (mut link_open, mut devices_open) = (true, true);
         loop {
             let wake = self.engine.next_wake().map(|m| self.clock.instant(m));
             tokio::select! {
-                n = ears.reports.recv_many(&mut reports, BATCH) => {
-                    if n == 0 {
-                        // every device has ended, and the hub holds no sender
-                        return;
-                    }
+                n = ears.reports.recv_many(&mut reports, BATCH), if devices_open => {
+                    // none: there are no devices, or all have ended
+                    devices_open = n > 0;
                     for report in reports.drain(..) {
                         self.report(report, &mut fx);
                     }
@@ -102,6 +100,8 @@ impl Hub {
                 let _ = answer.send(());
             }
         }
+        // a device that waits to report must not wait for ever
+        drop(ears);
         self.end().await;
     }
 
