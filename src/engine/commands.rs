@@ -22,6 +22,8 @@ use super::{Effect, Engine, Outgoing};
 
 /// How long a device may take to act.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many commands wait for a write that is on its way.
+const PARKED: usize = 64;
 /// How many ids are remembered, so that a redelivery is executed once.
 const REMEMBERED: usize = 1024;
 /// How long an answer is worth sending.
@@ -61,6 +63,8 @@ struct Wished {
 pub struct Commands {
     next: u64,
     pending: HashMap<Ticket, Pending>,
+    /// Commands that came while the write before them was on its way, in order.
+    parked: VecDeque<(Asked, Incoming)>,
     /// Ids with their outcomes; `None` while it is being carried out.
     seen: VecDeque<(String, Option<Outcome>)>,
 }
@@ -246,6 +250,11 @@ impl Engine {
             fx.push(Effect::Ack(message.ack));
             return;
         }
+        let waits = self.outputs.unsettled(asked.device) || self.commands.parked.iter().any(|(a, _)| a.device == asked.device);
+        if waits && self.outputs.has(asked.device) && self.commands.parked.len() < PARKED {
+            self.commands.parked.push_back((asked, message.clone()));
+            return;
+        }
         let verdict = match self.refusal(&asked, message, now) {
             Some(outcome) => Err(outcome),
             None => self.decide(&asked, now, fx),
@@ -393,6 +402,14 @@ impl Engine {
                 self.points.reading(*point, Value::Bool(on), Default::default(), now.stamp(), now, fx);
             }
         }
+        self.settle(pending, result, now, fx);
+        for (asked, message) in std::mem::take(&mut self.commands.parked) {
+            self.command(asked, &message, now, fx);
+        }
+    }
+
+    /// Answers the command that was carried out.
+    fn settle(&mut self, pending: Pending, result: Result<Option<Value>, String>, now: &Now, fx: &mut Vec<Effect>) {
         let Some(wished) = pending.wished else { return };
         let outcome = match (result, &wished.value) {
             (Ok(read), Some(value)) if read.as_ref() != Some(value) => {
