@@ -114,16 +114,3 @@ impl Queue {
         })
     }
 }
-
-impl Queue {
-    pub fn dbg(&self) -> String {
-        let mut t = format!("up {} mem {} out {:?} unsynced {:?}\n", self.up, self.mem_bytes, self.out, self.unsynced);
-        for (id, c) in &self.chains {
-            t += &format!("{id:?} live {:?} back {:?} unread {} reader {:?} lower {} page {:?} tries {}\n", c.live, c.back, c.unread, c.reader, c.lower, c.page, c.tries);
-            for (n, s) in &c.segs {
-                t += &format!("   {n}: count {} held {:?} fin {:?} unreadable {} \n", s.standing.summary.count, s.held.runs(), s.finished.runs(), s.unreadable);
-            }
-        }
-        t
-    }
-}

@@ -18,6 +18,8 @@ use super::segment::{self, Builder, Chain, FIRST, Header, Scanner, Step, Summary
 
 /// The file that [`State`] lives in.
 pub const STATE: &str = "state";
+/// The file that it is first written to by each process.
+pub const NEW_STATE: &str = "state.new";
 /// Space that is given up when the disk is full, so that the state can always be saved.
 pub const RESERVE: &str = "reserve";
 /// Bytes of that space.
@@ -562,26 +564,53 @@ impl Log {
     }
 
     fn save_slot(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let disk = &mut *self.disk;
-        let file = match self.state {
-            Some(file) => file,
-            None => recover::open_state(disk)?,
-        };
-        // A file whose sync failed is opened anew next time.
-        self.state = None;
-        let written = write_all(disk, file, (self.slot * SLOT) as u64, bytes);
-        let synced = written.and_then(|()| if self.faults.has(Bug::UnsyncedCursor) { Ok(()) } else { disk.sync(file) });
-        match synced {
+        // A file whose write or sync failed is never written again: the next save makes a new one.
+        let Some(file) = self.state.take() else { return self.new_state(bytes) };
+        let written = write_all(&mut *self.disk, file, (self.slot * SLOT) as u64, bytes);
+        match written.and_then(|()| self.sync_state(file)) {
             Ok(()) => {
                 self.state = Some(file);
                 self.slot ^= 1;
                 Ok(())
             }
             Err(e) => {
-                disk.close(file);
+                self.disk.close(file);
                 Err(e)
             }
         }
+    }
+
+    /// Puts a new state file in the place of the old. Each process begins so: what it can read of the old file may
+    /// be something that never reached the disk, and no slot of it could be overwritten safely.
+    fn new_state(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.disk.remove(NEW_STATE) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = self.disk.create(NEW_STATE)?;
+        let mut both = bytes.to_vec();
+        both.resize(2 * SLOT, 0);
+        let put = write_all(&mut *self.disk, file, 0, &both)
+            .and_then(|()| self.sync_state(file))
+            .and_then(|()| self.disk.rename(NEW_STATE, STATE))
+            .and_then(|()| self.disk.sync_dir());
+        match put {
+            Ok(()) => {
+                self.aside.state_bytes(2 * SLOT as u64);
+                self.state = Some(file);
+                self.slot = 1;
+                Ok(())
+            }
+            Err(e) => {
+                self.disk.close(file);
+                let _ = self.disk.remove(NEW_STATE);
+                Err(e)
+            }
+        }
+    }
+
+    fn sync_state(&mut self, file: Handle) -> io::Result<()> {
+        if self.faults.has(Bug::UnsyncedCursor) { Ok(()) } else { self.disk.sync(file) }
     }
 
     fn remove(&mut self, list: &[SegmentId]) -> Result<(), Failure> {

@@ -268,6 +268,13 @@ impl Queue {
         Some(out)
     }
 
+    /// Whether the reading numbered `seq` is on disk or done with, of those that were appended since the opening:
+    /// with [`Sync::Always`] what an answer to the sensor may wait for. Looks through what only memory has.
+    pub fn is_durable(&self, seq: u64) -> bool {
+        let unsynced = self.unsynced.iter().filter_map(|t| self.records.get(t));
+        seq < self.next_seq && !unsynced.into_iter().any(|r| r.item.seq == Some(seq))
+    }
+
     /// How long until [`Queue::take`] may give something that it does not give now; `None`: not before something
     /// comes in, is read or is synced.
     pub fn next_take(&mut self, now: Duration) -> Option<Duration> {

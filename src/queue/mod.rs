@@ -30,7 +30,7 @@
 //! | file | what |
 //! |---|---|
 //! | `lock` | locked (flock) by the owner; its process id inside |
-//! | `state` | two slots of 4096 bytes, written in turn, the newer whole one counts: magic `PPQSTATE`, version u16, generation u64, seq limit u64 (numbers below may have been used), next token u64, gaps not yet reported, which records of which segments are finished, CRC32C in the last four bytes |
+//! | `state` | two slots of 4096 bytes, written in turn, the newer whole one counts: magic `PPQSTATE`, version u16, generation u64, seq limit u64 (numbers below may have been used), next token u64, gaps not yet reported, which records of which segments are finished, CRC32C in the last four bytes. Each process begins with a new file (`state.new`, renamed) |
 //! | `RRRk-TTTTTTTTTTTTTTTTTTTT.seg` | a segment, at most 1 MiB (more only for one larger record): rank, kind (`a` all, `l` latest of a lane), first token, all decimal |
 //! | `reserve` | space that is given up when the disk is full, so that the state can be saved |
 //! | `dead-letter.ndjson`, `dead-letter.1.ndjson` | what the broker refused for good |

@@ -127,7 +127,9 @@ impl Queue {
         let state = found.state.unwrap_or_default();
         disk.generation = state.generation;
         let last_seq = found.segments.iter().filter_map(|s| s.summary.last_seq).max().map_or(0, |s| s + 1);
-        let last_token = found.segments.iter().map(|s| s.summary.last_token + 1).max().unwrap_or(0);
+        // No name is used twice, not even that of a file in which nothing is left.
+        let used = found.segments.iter().map(|s| s.summary.last_token.max(s.id.1));
+        let last_token = used.chain(found.unreadable.iter().map(|id| id.1)).max().map_or(0, |t| t.saturating_add(1));
         self.next_token = self.next_token.max(state.next_token).max(last_token);
         self.next_seq = self.next_seq.max(last_seq);
         if known && !reuse {

@@ -3,12 +3,11 @@
 
 use std::io;
 
-use super::aside::BAD;
+use super::aside::{Aside, BAD};
 use super::cursor::{SLOT, State};
-use super::disk::{Disk, Handle};
 use super::faults::Bug;
 use super::lock;
-use super::log::{Active, Failure, Log, RESERVE, RESERVE_BYTES, STATE, SegmentId, Standing, read_base, standing, write_all};
+use super::log::{Active, Failure, Log, RESERVE, NEW_STATE, RESERVE_BYTES, STATE, SegmentId, Standing, read_base, standing, write_all};
 use super::record::Item;
 use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
 
@@ -29,27 +28,12 @@ pub struct Recovered {
     pub foreign: Vec<String>,
 }
 
-/// Opens the state file, making it first if needed.
-pub fn open_state(disk: &mut dyn Disk) -> io::Result<Handle> {
-    match disk.open(STATE, true) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let file = disk.create(STATE)?;
-            write_all(disk, file, 0, &[0; 2 * SLOT])?;
-            disk.sync(file)?;
-            disk.sync_dir()?;
-            Ok(file)
-        }
-        other => other,
-    }
-}
-
 /// Takes the directory and looks through it.
 pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     log.disk.lock()?;
     let mut found = Recovered::default();
     let listed = |e| Failure::new("cannot list the queue's directory", &e);
-    log.aside.bytes = 0;
-    log.aside.bad = 0;
+    log.aside = Aside::default();
     log.active.clear();
     read_state(log, &mut found)?;
     // What an earlier process saw of the directory need not be durable yet; from here on it is built upon.
@@ -60,9 +44,10 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     for (name, len) in files {
         match segment::parse_name(&name) {
             Some(id) => segments.push((id, name, len)),
+            None if name == STATE => log.aside.state_bytes(len),
             None => {
                 log.aside.bytes += len;
-                let ours = [STATE, RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
+                let ours = [STATE, NEW_STATE, RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
                 if name.starts_with(BAD) {
                     log.aside.bad += len;
                 } else if !ours {
@@ -89,23 +74,16 @@ fn read_state(log: &mut Log, found: &mut Recovered) -> Result<(), Failure> {
     if let Some(file) = log.state.take() {
         log.disk.close(file);
     }
-    log.slot = 0;
-    match log.disk.open(STATE, true) {
-        Ok(file) => {
-            let mut bytes = vec![0; 2 * SLOT];
-            let n = log.disk.read_at(file, 0, &mut bytes).map_err(failed)?;
-            match State::newest(bytes.get(..n).unwrap_or_default()) {
-                Some((state, slot)) => {
-                    log.slot = slot ^ 1;
-                    found.state = Some(state);
-                }
-                None => found.state_lost = bytes.iter().any(|b| *b != 0),
-            }
-            log.state = Some(file);
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => log.state = Some(open_state(&mut *log.disk).map_err(failed)?),
-        Err(e) => return Err(failed(e)),
-    }
+    let file = match log.disk.open(STATE, false) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    let mut bytes = vec![0; 2 * SLOT];
+    let read = log.disk.read_at(file, 0, &mut bytes);
+    log.disk.close(file);
+    let n = read.map_err(failed)?;
+    found.state = State::newest(bytes.get(..n).unwrap_or_default()).map(|s| s.0);
+    found.state_lost = found.state.is_none();
     Ok(())
 }
 

@@ -522,7 +522,7 @@ fn the_thread_writes_reads_back_and_stops() {
     let (queue, log) = Queue::open(opt.clone(), T0).unwrap();
     let shared = Shared::new(queue, start);
     let (tell, told) = std::sync::mpsc::channel();
-    let writer = Writer::start(shared.clone(), log, move || drop(tell.send(()))).unwrap();
+    let writer = Writer::start(shared.clone(), log, move || assert!(tell.send(()).is_ok())).unwrap();
     for i in 0..30_000 {
         let now = shared.now();
         shared.lock().append(reading(1, &format!("{i}")), now);
