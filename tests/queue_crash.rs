@@ -1,7 +1,7 @@
 //! POWER CUTS BY THE HUNDRED THOUSAND: the real queue on a simulated strict file system, cut at a random operation,
 //! several times in a row, against an oracle. Twelve planted bugs prove that the oracle sees.
 //!
-//! `QUEUE_CRASH_STATES` is the number of crash states (default 20,000), `QUEUE_CRASH_SEED` the first history's seed.
+//! `QUEUE_CRASH_STATES` is the number of crash states (default 12,000), `QUEUE_CRASH_SEED` the first history's seed.
 
 #[path = "support/queue_sim.rs"]
 mod queue_sim;
@@ -289,7 +289,7 @@ fn finale(mut l: Life, log: &mut pinpost::queue::Log) -> Result<(), String> {
 
 #[test]
 fn no_power_cut_loses_reorders_or_renumbers_what_was_accepted() {
-    let (want, first) = (env("QUEUE_CRASH_STATES", 20_000), env("QUEUE_CRASH_SEED", 1));
+    let (want, first) = (env("QUEUE_CRASH_STATES", 12_000), env("QUEUE_CRASH_SEED", 1));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(want);
     let began = Instant::now();
     let work = |t: u64| {

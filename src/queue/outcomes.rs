@@ -182,7 +182,8 @@ impl Queue {
         let gone = finished.is_some_and(|f| f.gone);
         if gone || seg.is_finished() {
             if let Some(disk) = &mut self.disk {
-                disk.gone.insert(id, Gone { bytes: standing.len, saved: gone });
+                // The state that was read need not be durable: it is saved again before the file goes.
+                disk.gone.insert(id, Gone { bytes: standing.len, saved: false });
             }
             return;
         }
