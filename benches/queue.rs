@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,6 +98,14 @@ fn durable(dir: &Path, writers: u64) -> f64 {
     rate
 }
 
+/// Bytes written to the device under `dir`, journal and all, whoever wrote them; 0 if it cannot be told.
+fn device_written(dir: &Path) -> u64 {
+    let dev = std::fs::metadata(dir).map_or(0, |m| m.dev());
+    let (major, minor) = (libc::major(dev), libc::minor(dev));
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+    stat.split_whitespace().nth(6).and_then(|s| s.parse::<u64>().ok()).unwrap_or(0) * 512
+}
+
 /// Bytes this process has sent to the disk.
 fn written() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
@@ -106,7 +114,8 @@ fn written() -> u64 {
 
 fn rss() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kb = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let kb =
+        status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kb.unwrap_or(0) / 1024
 }
 
@@ -119,18 +128,21 @@ fn main() {
     line("bare fdatasync of an overwritten file", format!("{bare:.0}/s"));
     for writers in [1, 64] {
         let rate = durable(dir, writers);
-        line(&format!("sync: always, {writers} writers, each waiting"), format!("{rate:.0}/s = {:.2} of that", rate / bare));
+        line(
+            &format!("sync: always, {writers} writers, each waiting"),
+            format!("{rate:.0}/s = {:.2} of that", rate / bare),
+        );
     }
 
     let (mut q, mut log) = Queue::open(Options { sync: Sync::Always, ..options(dir, "single") }, T0).unwrap();
     q.append(reading(0), T0);
     work(&mut q, &mut log, T0);
-    let before = written();
+    let before = device_written(dir);
     for n in 1..=1000 {
         q.append(reading(n), T0);
         work(&mut q, &mut log, T0);
     }
-    line("sync: always, bytes to the disk for a single reading", format!("{}", (written() - before) / 1000));
+    line("sync: always, bytes to the disk for a single reading", format!("{}", (device_written(dir) - before) / 1000));
 
     let (mut q, mut log) = Queue::open(options(dir, "healthy"), T0).unwrap();
     q.link_up();
@@ -145,7 +157,10 @@ fn main() {
             work(&mut q, &mut log, now);
         }
     }
-    line("sync: 1s, healthy link, append + take + done", format!("{:.0}/s, {} bytes written", rate(1_000_000, began), written() - before));
+    line(
+        "sync: 1s, healthy link, append + take + done",
+        format!("{:.0}/s, {} bytes written", rate(1_000_000, began), written() - before),
+    );
 
     const N: u64 = 1_000_000;
     let (mut q, mut log) = Queue::open(options(dir, "backlog"), T0).unwrap();
@@ -188,8 +203,10 @@ fn main() {
     }
     line("draining it", format!("{:.0}/s ({n})", rate(n, began)));
     line("resident memory, MiB", rss().to_string());
+    q.stop();
+    work(&mut q, &mut log, began.elapsed());
     drop((q, log));
-    line("files left", Inspector::open(&dir.join("backlog")).unwrap().count().to_string());
+    line("records left", Inspector::open(&dir.join("backlog")).unwrap().count().to_string());
     let _ = File::open(dir).and_then(|d| d.sync_all());
     let _ = std::fs::remove_dir_all(dir);
 }

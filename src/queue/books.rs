@@ -222,7 +222,9 @@ pub(super) fn obituary(item: &Item, now: &Stamp, reason: &str) -> String {
     line.insert("reason".into(), reason.into());
     match std::str::from_utf8(&item.body) {
         Ok(text) => line.insert("body".into(), text.into()),
-        Err(_) => line.insert("body_hex".into(), item.body.iter().map(|b| format!("{b:02x}")).collect::<String>().into()),
+        Err(_) => {
+            line.insert("body_hex".into(), item.body.iter().map(|b| format!("{b:02x}")).collect::<String>().into())
+        }
     };
     serde_json::Value::Object(line).to_string()
 }

@@ -199,14 +199,24 @@ mod tests {
     fn state() -> impl Strategy<Value = State> {
         let gap = (any::<u64>(), any::<u64>(), any::<u64>(), 0..REASONS.len(), proptest::option::of("[a-z]{1,20}"))
             .prop_map(|(from, to, count, r, source)| Gap { from, to, count, reason: REASONS[r], source });
-        let fin = (any::<u8>(), any::<bool>(), any::<u64>(), any::<bool>(), proptest::collection::vec(any::<(u32, u32)>(), 0..8))
-            .prop_map(|(rank, latest, token, gone, runs)| Finished { chain: Chain { rank, latest }, token, gone, runs });
-        (any::<(u64, u64, u64)>(), proptest::collection::vec(gap, 0..5), proptest::collection::vec(fin, 0..20)).prop_map(
-            |((generation, seq_limit, next_token), gaps, mut finished)| {
+        let fin = (
+            any::<u8>(),
+            any::<bool>(),
+            any::<u64>(),
+            any::<bool>(),
+            proptest::collection::vec(any::<(u32, u32)>(), 0..8),
+        )
+            .prop_map(|(rank, latest, token, gone, runs)| Finished {
+                chain: Chain { rank, latest },
+                token,
+                gone,
+                runs,
+            });
+        (any::<(u64, u64, u64)>(), proptest::collection::vec(gap, 0..5), proptest::collection::vec(fin, 0..20))
+            .prop_map(|((generation, seq_limit, next_token), gaps, mut finished)| {
                 finished.sort_by_key(|f| !f.gone);
                 State { generation, seq_limit, next_token, gaps, finished }
-            },
-        )
+            })
     }
 
     proptest! {

@@ -90,7 +90,14 @@ impl Iterator for Inspector {
             match scan.step(bytes) {
                 Step::Item(index, item) if !self.finished(id, index) => {
                     let (rank, source) = (id.0.rank, item.source.to_string());
-                    return Some(Kept { token: item.token, seq: item.seq, rank, source, stamp: item.stamp, body: item.body });
+                    return Some(Kept {
+                        token: item.token,
+                        seq: item.seq,
+                        rank,
+                        source,
+                        stamp: item.stamp,
+                        body: item.body,
+                    });
                 }
                 Step::Item(..) | Step::Footer(_) => {}
                 Step::Bad(from, to) => self.bad_bytes += (to - from) as u64,

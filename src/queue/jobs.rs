@@ -221,7 +221,10 @@ impl Queue {
             return Some(job);
         }
         let after_write = self.disk.as_ref().is_some_and(|d| d.wrote_last);
-        if after_write && readable && let Some(job) = self.page_job() {
+        if after_write
+            && readable
+            && let Some(job) = self.page_job()
+        {
             return Some(job);
         }
         if writable && let Some(job) = self.commit(now) {
@@ -469,7 +472,9 @@ impl Queue {
             more
         };
         let (list, reason): (Vec<u64>, _) = match self.limits.when_full {
-            WhenFull::DropOldest => (self.unsynced.iter().filter(waiting).take_while(enough).copied().collect(), "full"),
+            WhenFull::DropOldest => {
+                (self.unsynced.iter().filter(waiting).take_while(enough).copied().collect(), "full")
+            }
             WhenFull::DropNewest => {
                 let newest = self.unsynced.iter().rev().filter(waiting).take_while(enough).copied();
                 (newest.collect::<Vec<u64>>().into_iter().rev().collect(), "newest dropped")

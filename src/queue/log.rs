@@ -382,7 +382,13 @@ impl Log {
         }
     }
 
-    fn begin(&mut self, chain: Chain, items: &[Arc<Item>], first: &Item, bytes: &mut Vec<u8>) -> Result<Active, Failure> {
+    fn begin(
+        &mut self,
+        chain: Chain,
+        items: &[Arc<Item>],
+        first: &Item,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Active, Failure> {
         let name = segment::name(chain, first.token);
         let failed = |e| Failure::new(&format!("cannot create {name}"), &e);
         let file = match self.disk.create(&name) {

@@ -107,7 +107,11 @@ impl Queue {
         }
         self.mem_bytes += cost;
         let state = self.chains.entry(chain).or_default();
-        if live { state.live.insert(token) } else { state.back.insert(token) };
+        if live {
+            state.live.insert(token)
+        } else {
+            state.back.insert(token)
+        };
         self.records.insert(token, rec);
         seq
     }
@@ -190,9 +194,12 @@ impl Queue {
         loop {
             let slow = self.replay.wait(now).is_some();
             let in_turn = self.replay.backlog_first();
-            let live = self.chains.iter().rev().filter(|(_, c)| !in_turn || !c.has_backlog()).find_map(|(id, c)| {
-                c.live.first().filter(|t| self.may_leave(**t)).map(|t| (id.rank, *t))
-            });
+            let live = self
+                .chains
+                .iter()
+                .rev()
+                .filter(|(_, c)| !in_turn || !c.has_backlog())
+                .find_map(|(id, c)| c.live.first().filter(|t| self.may_leave(**t)).map(|t| (id.rank, *t)));
             let back = if slow { None } else { self.first_back() };
             let (token, turn) = match (live, back) {
                 (Some((_, token)), None) => (token, Turn::Live),

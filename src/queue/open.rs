@@ -23,7 +23,9 @@ impl fmt::Display for OpenError {
             OpenError::Owned(Some(pid)) => {
                 write!(f, "the queue's directory belongs to another pinpost, process {pid}; stop that one first")
             }
-            OpenError::Owned(None) => f.write_str("the queue's directory belongs to another pinpost; stop that one first"),
+            OpenError::Owned(None) => {
+                f.write_str("the queue's directory belongs to another pinpost; stop that one first")
+            }
         }
     }
 }

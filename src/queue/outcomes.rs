@@ -278,7 +278,8 @@ impl Queue {
     /// Segments that were sealed after their last record was finished.
     fn doom_finished(&mut self) {
         let all = self.chains.iter().flat_map(|(id, c)| c.segs.iter().map(|(t, s)| ((*id, *t), s)));
-        let list: Vec<SegmentId> = all.filter(|(_, s)| s.standing.sealed && s.is_finished()).map(|(id, _)| id).collect();
+        let list: Vec<SegmentId> =
+            all.filter(|(_, s)| s.standing.sealed && s.is_finished()).map(|(id, _)| id).collect();
         for id in list {
             self.doom(id);
         }

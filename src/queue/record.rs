@@ -258,7 +258,12 @@ pub fn put_item(out: &mut Vec<u8>, base: &Base, index: u32, source: u64, item: &
 
 /// Reads what [`put_item`] wrote: its index and itself. A source number nobody defined (its definition was
 /// corrupt) gives a nameless source; the message itself is whole.
-pub fn get_item(payload: &[u8], base: &Base, keep: Keep, source: impl Fn(u64) -> Option<Source>) -> Option<(u32, Item)> {
+pub fn get_item(
+    payload: &[u8],
+    base: &Base,
+    keep: Keep,
+    source: impl Fn(u64) -> Option<Source>,
+) -> Option<(u32, Item)> {
     let mut c = Cursor(payload);
     let flags = c.u8()?;
     let index = u32::try_from(c.varint()?).ok()?;

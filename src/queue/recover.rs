@@ -7,7 +7,9 @@ use super::aside::{Aside, BAD};
 use super::cursor::{SLOT, State};
 use super::faults::Bug;
 use super::lock;
-use super::log::{Active, Failure, Log, RESERVE, NEW_STATE, RESERVE_BYTES, STATE, SegmentId, Standing, read_base, standing, write_all};
+use super::log::{
+    Active, Failure, Log, NEW_STATE, RESERVE, RESERVE_BYTES, STATE, SegmentId, Standing, read_base, standing, write_all,
+};
 use super::record::Item;
 use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
 
@@ -47,7 +49,8 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
             None if name == STATE => log.aside.state_bytes(len),
             None => {
                 log.aside.bytes += len;
-                let ours = [STATE, NEW_STATE, RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
+                let ours = [STATE, NEW_STATE, RESERVE, lock::NAME].contains(&name.as_str())
+                    || name.starts_with("dead-letter.");
                 if name.starts_with(BAD) {
                     log.aside.bad += len;
                 } else if !ours {

@@ -431,7 +431,15 @@ mod tests {
         for chain in [CHAIN, Chain { rank: 0, latest: true }] {
             assert_eq!(parse_name(&name(chain, 77)), Some((chain, 77)));
         }
-        for foreign in ["", ".seg", "x.seg", "100a-7.seg", "999a-00000000000000000007.seg", "state", "100x-00000000000000000007.seg"] {
+        for foreign in [
+            "",
+            ".seg",
+            "x.seg",
+            "100a-7.seg",
+            "999a-00000000000000000007.seg",
+            "state",
+            "100x-00000000000000000007.seg",
+        ] {
             assert_eq!(parse_name(foreign), None, "{foreign}");
         }
     }

@@ -5,7 +5,6 @@ use std::path::Path;
 use super::chains::OVERHEAD;
 use super::*;
 
-
 const T0: Duration = Duration::ZERO;
 
 fn queue(max_bytes: u64, when_full: WhenFull) -> Queue {
@@ -337,7 +336,10 @@ fn a_refused_message_is_buried_with_its_reason_and_the_rest_flows_on() {
     q.done(good.token);
     let text = std::fs::read_to_string(dir.path().join("dead-letter.ndjson")).unwrap();
     let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&line["body"], &line["reason"], &line["seq"]), (&"bad \"one\"".into(), &"not authorised".into(), &1.into()));
+    assert_eq!(
+        (&line["body"], &line["reason"], &line["seq"]),
+        (&"bad \"one\"".into(), &"not authorised".into(), &1.into())
+    );
     let s = q.stats();
     assert_eq!((s.dead, s.delivered, s.waiting), (1, 1, 0));
 }
@@ -457,7 +459,9 @@ fn a_flipped_bit_in_the_middle_costs_one_record_and_is_said() {
     let outs = drain_all(&mut q, &mut log, T0);
     assert_eq!(outs.len(), 299);
     assert_eq!(q.take_gaps(), [Gap { from: 150, to: 150, count: 1, reason: "corrupt", source: None }]);
-    assert!(std::fs::read_dir(dir.path()).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().starts_with("bad-")));
+    assert!(
+        std::fs::read_dir(dir.path()).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().starts_with("bad-"))
+    );
     assert!(q.health().bad_bytes > 0);
 }
 
@@ -540,7 +544,7 @@ fn the_thread_writes_reads_back_and_stops() {
                 shared.lock().done(out.token);
                 got.push(out);
             }
-            None => drop(told.recv_timeout(sec(10)).unwrap()),
+            None => told.recv_timeout(sec(10)).unwrap(),
         }
     }
     assert_eq!(bodies(&got), (0..30_000).map(|i| i.to_string()).collect::<Vec<_>>());

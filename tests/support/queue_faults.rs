@@ -1,15 +1,12 @@
 //! A DISK THAT FAILS, at every operation and in every way, and files with any bytes in them. Nothing may be lost that
 //! was taken in, nothing may panic, and the queue must be well again within five seconds of the disk.
 
-#[path = "support/queue_sim.rs"]
-mod queue_sim;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pinpost::queue::{DiskState, Entry, Keep, Log, Options, Queue, Stamp, Sync, WhenFull};
 use proptest::prelude::*;
-use queue_sim::{Fail, Fs, Rng, SimDisk};
+use crate::queue_sim::{Fail, Fs, Rng, SimDisk};
 
 const T0: Duration = Duration::ZERO;
 
@@ -115,8 +112,7 @@ fn length() -> u64 {
     run.drain();
     assert_eq!(run.got.iter().copied().collect::<BTreeSet<_>>(), run.taken_in);
     assert_eq!(run.got.len(), run.taken_in.len());
-    let ops = disk.fs().ops;
-    ops
+    disk.fs().ops
 }
 
 /// The script with operations `from..=to` failing; then the disk heals and everything must come, once.
@@ -295,7 +291,7 @@ proptest! {
                 bytes[at..to].copy_from_slice(&junk[..to - at]);
             }
             // The footer and a record before it, or a file without one.
-            let last = names.iter().filter(|n| n[..4] == name[..4]).next_back() == Some(&name);
+            let last = names.iter().rfind(|n| n[..4] == name[..4]) == Some(&name);
             (name, last || at + 200 + junk.len() > bytes.len())
         };
         let (got, mut run) = bodies(&disk);
