@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use pinpost::queue::{Bug, Entry, Faults, Inspector, Job, Limits, Options, Order, Queue, Stamp, Sync, WhenFull};
+use pinpost::queue::{Bug, Entry, Faults, Inspector, Job, Keep, Limits, Options, Order, Queue, Stamp, Sync, WhenFull};
 use queue_sim::{Fs, Rng, SimDisk};
 
 fn env(name: &str, default: u64) -> u64 {
@@ -28,6 +28,9 @@ fn trace(what: impl FnOnce() -> String) {
     }
 }
 
+/// Lanes from here on keep only their latest.
+const LATEST: u64 = 100;
+
 /// What the world knows, whatever the queue believes.
 #[derive(Default)]
 struct World {
@@ -41,6 +44,8 @@ struct World {
     delivered: BTreeSet<u64>,
     /// Acknowledged, and the state on disk knew of it.
     over: BTreeSet<u64>,
+    /// Of the lanes that keep only their latest: the last promised, the last taken in, the last acknowledged.
+    latest: BTreeMap<u64, [u64; 3]>,
     highest: u64,
     /// The order in which they came.
     came: BTreeMap<u64, usize>,
@@ -89,6 +94,7 @@ fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
         trace(|| format!("life {life} is over, killed {killed}; owed {:?}, files {:?}", world.owed, fs.names()));
         // What only memory had was never promised.
         world.young.clear();
+        world.latest.values_mut().for_each(|last| last[1] = 0);
         world.delivered.clear();
     }
     Ok(lives)
@@ -113,8 +119,11 @@ impl Life<'_> {
         if rng.one_in(20) {
             body.resize(1200, 0x5a);
         }
+        let keep = if rng.one_in(4) { Keep::Latest } else { Keep::All };
+        let lane = if keep == Keep::Latest { lane + LATEST } else { lane };
+        let rank = if keep == Keep::Latest { 1 } else { rank };
         let source = format!("s{lane}");
-        let entry = Entry { reading: true, rank, lane, source, body: body.clone(), ..Entry::default() };
+        let entry = Entry { reading: true, rank, lane, keep, source, body: body.clone(), ..Entry::default() };
         let seq = self.q.append(entry, self.now).ok_or("a reading got no number")?;
         // Without a disk numbers come from the clock; else they rise.
         let (low, high) = (self.world.highest, 1_000_000_000_000_000);
@@ -124,7 +133,11 @@ impl Life<'_> {
         self.world.highest = self.world.highest.max(seq);
         self.world.came.insert(seq, self.world.came.len());
         self.world.all.insert(seq, (rank, lane, body));
-        self.world.young.insert(seq);
+        if keep == Keep::Latest {
+            self.world.latest.entry(lane).or_default()[1] = seq;
+        } else {
+            self.world.young.insert(seq);
+        }
         Ok(())
     }
 
@@ -152,6 +165,10 @@ impl Life<'_> {
         self.world.delivered.insert(seq);
         self.world.owed.remove(&seq);
         self.world.young.remove(&seq);
+        if let Some(lane) = self.world.all.get(&seq).map(|r| r.1).filter(|l| *l >= LATEST) {
+            let known = &mut self.world.latest.entry(lane).or_default()[2];
+            *known = (*known).max(seq);
+        }
     }
 
     fn down(&mut self) {
@@ -173,6 +190,15 @@ impl Life<'_> {
             }
             self.world.owed.retain(|s| !(gap.from..=gap.to).contains(s));
             self.world.young.retain(|s| !(gap.from..=gap.to).contains(s));
+            // One that replaced an older one and was then dropped has taken that one with it.
+            for (seq, (_, lane, _)) in self.world.all.range(gap.from..=gap.to) {
+                if let Some(last) = self.world.latest.get_mut(lane)
+                    && *seq >= last[0]
+                {
+                    last[0] = 0;
+                    last[1] = if last[1] == *seq { 0 } else { last[1] };
+                }
+            }
         }
         if worked {
             let stats = self.q.stats();
@@ -184,6 +210,11 @@ impl Life<'_> {
             for seq in safe {
                 self.world.young.remove(&seq);
                 self.world.owed.insert(seq);
+            }
+            for last in self.world.latest.values_mut() {
+                if last[1] > 0 && !memory.contains(&last[1]) {
+                    last[0] = last[1];
+                }
             }
         }
         Ok(())
@@ -288,6 +319,9 @@ fn finale(mut l: Life, log: &mut pinpost::queue::Log) -> Result<(), String> {
     let left: Vec<u64> = l.world.owed.iter().copied().take(5).collect();
     if !left.is_empty() {
         return Err(format!("lost: {left:?} and {} in all; {:?}", l.world.owed.len(), l.q.stats()));
+    }
+    if let Some(lane) = l.world.latest.iter().find(|(_, last)| last[2] < last[0].max(last[1])) {
+        return Err(format!("the latest of a lane is lost (promised, came, delivered): {lane:?}"));
     }
     if !l.world.young.is_empty() {
         return Err(format!("forgotten without a crash: {:?}", l.world.young));

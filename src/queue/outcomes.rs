@@ -426,8 +426,8 @@ impl Queue {
                 rec.homeless = true;
             }
             Some(_) => self.lose(item.token, reason),
-            // Replaced by one that only memory has: nothing is lost yet.
-            None => {}
+            // Replaced, and counted so, by one that only memory has; a crash could take that one too.
+            None => self.books.say_lost(item, reason),
         }
     }
 

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::queue_sim::{Fail, Fs, Rng, SimDisk};
 use pinpost::queue::{DiskState, Entry, Keep, Log, Options, Queue, Stamp, Sync, WhenFull};
 use proptest::prelude::*;
-use crate::queue_sim::{Fail, Fs, Rng, SimDisk};
 
 const T0: Duration = Duration::ZERO;
 
