@@ -4,8 +4,9 @@
 use std::io;
 
 use super::disk::{Disk, Handle};
-use super::log::{Failure, SegmentId, write_all};
+use super::log::write_all;
 use super::segment;
+use super::work::{Failure, SegmentId};
 
 /// Refused messages, one JSON object a line.
 pub const DEAD: &str = "dead-letter.ndjson";

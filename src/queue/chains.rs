@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::Queue;
 use super::cursor::Marks;
-use super::log::{SegmentId, Standing};
 use super::record::Item;
 use super::segment::Chain;
+use super::work::{SegmentId, Standing};
 
 /// What a record costs in memory beside its body and name, bytes.
 pub const OVERHEAD: u64 = 256;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::cursor::{SLOT, State};
 use super::disk::{Directory, Disk};
-use super::log::{STATE, SegmentId, read_base};
+use super::log::{STATE, read_base};
 use super::segment::{self, Scanner, Step};
+use super::work::SegmentId;
 use super::{Queue, Rank, Stamp};
 
 /// A record as it is kept.

@@ -70,6 +70,7 @@ mod policy;
 mod record;
 mod recover;
 mod segment;
+mod work;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,9 +82,10 @@ pub use books::{DiskState, Health, Stats};
 pub use faults::Bug;
 pub use faults::Faults;
 pub use inspect::{Inspector, Kept};
-pub use log::{Done, Job, Log};
+pub use log::Log;
 pub use open::OpenError;
 pub use record::MAX_BODY;
+pub use work::{Done, Job};
 pub use writer::{Guard, Shared, Writer};
 
 /// Who goes first, who is dropped last; a greater rank is more important.

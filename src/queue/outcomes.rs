@@ -8,10 +8,10 @@ use super::chains::{Place, Rec, Seg};
 use super::cursor::State;
 use super::faults::Bug;
 use super::jobs::{Gone, RETRY, Trouble};
-use super::log::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
 use super::record::Item;
 use super::recover::Recovered;
 use super::segment::{Chain, Summary};
+use super::work::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
 
 /// Attempts to read a page before its segment is left for later.
 const TRIES: u32 = 5;

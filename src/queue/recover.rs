@@ -7,11 +7,10 @@ use super::aside::{Aside, BAD};
 use super::cursor::{SLOT, State};
 use super::faults::Bug;
 use super::lock;
-use super::log::{
-    Active, Failure, Log, NEW_STATE, RESERVE, RESERVE_BYTES, STATE, SegmentId, Standing, read_base, standing, write_all,
-};
+use super::log::{Active, Log, NEW_STATE, RESERVE, RESERVE_BYTES, STATE, read_base, standing, write_all};
 use super::record::Item;
 use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
+use super::work::{Failure, SegmentId, Standing};
 
 /// What is in the directory.
 #[derive(Debug, Default)]
