@@ -244,7 +244,7 @@ impl Queue {
             let first = chain.segs.values().find(|s| s.unread() > 0);
             if let Some(seg) = first {
                 let synced = seg.standing.summary.last_stamp.synced;
-                let at = self.clock.at_of(&super::Stamp { synced, ..seg.standing.since });
+                let at = self.clock.at_of(&super::Stamp { synced, ..seg.standing.base.stamp });
                 oldest = Some(oldest.map_or(at, |o| o.min(at)));
             }
         }

@@ -12,7 +12,7 @@ use super::aside::Aside;
 use super::cursor::{SLOT, State};
 use super::disk::{Disk, Handle};
 use super::faults::{Bug, Faults};
-use super::record::{Base, Item};
+use super::record::{Base, Before, Item};
 use super::recover;
 use super::segment::{self, Builder, Chain, FIRST, Header, Scanner, Step};
 use super::work::{Done, Failure, Job, Lost, Page, Placed, Report, SegmentId, Sizes, Standing};
@@ -66,6 +66,8 @@ pub struct Log {
     late: Vec<Handle>,
     /// New files that failed and were removed; the removal is not durable yet.
     suspects: BTreeSet<String>,
+    /// The segment that was finished last in each chain.
+    finished: BTreeMap<Chain, Before>,
 }
 
 /// Writes all of `bytes`.
@@ -98,6 +100,7 @@ impl Log {
             cache: None,
             late: Vec::new(),
             suspects: BTreeSet::new(),
+            finished: BTreeMap::new(),
         }
     }
 
@@ -153,10 +156,11 @@ impl Log {
     ) -> Result<usize, Failure> {
         let Some(first) = items.first() else { return Ok(0) };
         // A reboot begins a new segment, whose stamps then count from the new clock.
-        if self.active.get(&chain).is_some_and(|a| a.builder.boot() != first.stamp.boot)
+        if self.active.get(&chain).is_some_and(|a| a.builder.base().stamp.boot != first.stamp.boot)
             && let Some(old) = self.active.remove(&chain)
         {
             standings.push(standing(chain, &old, true));
+            self.finished.insert(chain, as_before(&old));
             self.disk.close(old.file);
         }
         let mut bytes = Vec::new();
@@ -184,6 +188,7 @@ impl Log {
                 placed.extend(indices.iter().map(|&(token, index)| Placed { token, id, index }));
                 standings.push(standing(chain, &active, full));
                 if full {
+                    self.finished.insert(chain, as_before(&active));
                     self.disk.close(active.file);
                 } else {
                     self.active.insert(chain, active);
@@ -228,7 +233,8 @@ impl Log {
         .map_err(failed)?;
         self.suspects.remove(&name);
         let seq = items.iter().find_map(|i| i.seq).unwrap_or(0);
-        let builder = Builder::begin(chain, first, seq, bytes);
+        let before = self.finished.get(&chain).copied().unwrap_or_default();
+        let builder = Builder::begin(chain, first, seq, before, bytes);
         Ok(Active { token: first.token, file, builder, end: 0, len: 0, trim: false })
     }
 
@@ -471,8 +477,12 @@ impl Log {
 }
 
 pub(super) fn standing(chain: Chain, a: &Active, sealed: bool) -> Standing {
-    let (summary, base_seq, since) = (a.builder.summary, a.builder.base_seq(), a.builder.since());
-    Standing { id: (chain, a.token), summary, base_seq, since, end: a.end, len: a.len, sealed, cut: false }
+    let (summary, base) = (a.builder.summary, a.builder.base());
+    Standing { id: (chain, a.token), summary, base, end: a.end, len: a.len, sealed, cut: false }
+}
+
+fn as_before(a: &Active) -> Before {
+    Before { token: a.token as u32, count: a.builder.summary.count }
 }
 
 /// A segment's base by its header or, failing that, by its footer.

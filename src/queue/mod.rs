@@ -37,8 +37,9 @@
 //! | `bad-…` | damaged stretches of segments, set aside |
 //!
 //! Numbers are little-endian; *varint* is base 128, low bits first; *signed* is a varint in zigzag. A segment is two
-//! equal 64-byte headers and then entries. Header: magic `PINPOSTQ`, version u16, rank u8, latest u8, four zeros,
-//! and the bases: first token u64, first seq u64, wall ms i64, mono ms u64, boot u64; CRC32C u32; four zeros. An
+//! equal 64-byte headers and then entries. Header: magic `PINPOSTQ`, version u16, rank u8, latest u8, how
+//! many records the chain's segment before it had (u32; 0: unknown), the bases (first token u64, first seq u64, wall
+//! ms i64, mono ms u64, boot u64), the low half of that segment's first token u32, CRC32C u32. An
 //! entry: u32 (low 22 bits: payload length; high 10 bits: a check of it), CRC32C u32 of that word and the payload,
 //! payload. All checksums of a segment start from the CRC32C of its file name, so that no entry can be taken for one
 //! of another file. Payloads by the low three bits of their first byte:

@@ -13,6 +13,18 @@ use super::recover::Recovered;
 use super::segment::{Chain, Summary};
 use super::work::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
 
+/// A segment whose end is damaged, as the next one's header remembers it.
+fn with_torn_end(mut a: Standing, next: Option<&Standing>) -> Standing {
+    let Some(next) = next.filter(|n| n.id.0 == a.id.0 && n.base.before.token == a.id.1 as u32 && !a.cut) else {
+        return a;
+    };
+    if next.base.before.count > a.summary.count {
+        a.summary.count = next.base.before.count;
+        a.summary.last_seq = a.summary.last_seq.max(next.base.seq.checked_sub(1));
+    }
+    a
+}
+
 /// Attempts to read a page before its segment is left for later.
 const TRIES: u32 = 5;
 
@@ -151,8 +163,9 @@ impl Queue {
         for (chain, token) in &found.unreadable {
             self.unreadable((*chain, *token), &found.segments);
         }
-        for standing in &found.segments {
-            self.adopt_segment(*standing, &state, now);
+        for (i, standing) in found.segments.iter().enumerate() {
+            let standing = with_torn_end(*standing, found.segments.get(i + 1));
+            self.adopt_segment(standing, &state, now);
         }
         self.double(&found.segments);
         for (id, index, item) in found.latest {
@@ -208,7 +221,7 @@ impl Queue {
     fn unreadable(&mut self, (chain, token): SegmentId, segments: &[Standing]) {
         let same = || segments.iter().filter(|s| s.id.0 == chain);
         let before = same().rev().find(|s| s.id.1 < token).and_then(|s| s.summary.last_seq);
-        let after = same().find(|s| s.id.1 > token).map(|s| s.base_seq);
+        let after = same().find(|s| s.id.1 > token).map(|s| s.base.seq);
         if let (Some(before), Some(after)) = (before, after)
             && after > before + 1
         {
@@ -357,7 +370,7 @@ impl Queue {
         let Some(seg) = chain.segs.get_mut(&id.1) else { return };
         if f.missing {
             let s = seg.standing;
-            let from_seq = if seg.held.count == 0 { s.base_seq } else { s.summary.first_seq };
+            let from_seq = if seg.held.count == 0 { s.base.seq } else { s.summary.first_seq };
             let to_seq = s.summary.last_seq.map_or(from_seq, |l| l + 1);
             self.books.say(format!("{} is gone or unreadable", super::segment::name(id.0, id.1)));
             self.lost(id, &[Lost { from: 0, to: s.summary.count, from_seq, to_seq }]);

@@ -46,10 +46,11 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
         match segment::parse_name(&name) {
             Some(id) => segments.push((id, name, len)),
             None if name == STATE => log.aside.state_bytes(len),
+            // Left by a crash; the next save replaces it.
+            None if name == NEW_STATE => {}
             None => {
                 log.aside.bytes += len;
-                let ours = [STATE, NEW_STATE, RESERVE, lock::NAME].contains(&name.as_str())
-                    || name.starts_with("dead-letter.");
+                let ours = [RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
                 if name.starts_with(BAD) {
                     log.aside.bad += len;
                 } else if !ours {
@@ -120,16 +121,7 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
     let cut = found.state.as_ref().and_then(|s| s.cut(id));
     if let Some((mut summary, base)) = known {
         summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
-        found.segments.push(Standing {
-            id,
-            summary,
-            base_seq: base.seq,
-            since: base.stamp,
-            end: len,
-            len,
-            sealed: true,
-            cut: cut.is_some(),
-        });
+        found.segments.push(Standing { id, summary, base, end: len, len, sealed: true, cut: cut.is_some() });
         return Ok(());
     }
     let Some(base) = read_base(&bytes, id) else {
@@ -155,10 +147,17 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
             Step::End(at, junk) => break (at as u64, junk),
         }
     };
+    if junk && !sealed && cut.is_none() {
+        // A power cut does this to what was being written; damage could do it too, so it is kept and said.
+        let tail = bytes.get(end as usize..).unwrap_or_default();
+        let len = tail.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+        log.aside.keep(&mut *log.disk, id, end as usize, tail.get(..len).unwrap_or_default(), log.sizes.aside);
+        found.foreign.push(format!("the last write to {name} was cut short; everything whole before it is kept"));
+    }
     let read_through = |scan: &Scanner| {
-        let (mut summary, base_seq) = (scan.summary, base.seq);
+        let mut summary = scan.summary;
         summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
-        Standing { id, summary, base_seq, since: base.stamp, end, len, sealed: true, cut: cut.is_some() }
+        Standing { id, summary, base, end, len, sealed: true, cut: cut.is_some() }
     };
     if sealed || cut.is_some() || !last || end >= log.sizes.segment {
         found.segments.push(read_through(&scan));

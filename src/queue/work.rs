@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cursor::State;
 use super::disk::LockError;
-use super::record::Item;
+use super::record::{Base, Item};
 use super::recover::Recovered;
 use super::segment::{Chain, Summary};
 
@@ -111,10 +111,8 @@ pub struct Standing {
     pub id: SegmentId,
     /// What is in it.
     pub summary: Summary,
-    /// Sequence number at its start.
-    pub base_seq: u64,
-    /// Stamp of its first record.
-    pub since: super::Stamp,
+    /// What its records count from.
+    pub base: Base,
     /// How far its entries reach, bytes.
     pub end: u64,
     /// How long the file is, bytes.
