@@ -250,7 +250,8 @@ impl Engine {
             fx.push(Effect::Ack(message.ack));
             return;
         }
-        let waits = self.outputs.unsettled(asked.device) || self.commands.parked.iter().any(|(a, _)| a.device == asked.device);
+        let waits =
+            self.outputs.unsettled(asked.device) || self.commands.parked.iter().any(|(a, _)| a.device == asked.device);
         if waits && self.outputs.has(asked.device) && self.commands.parked.len() < PARKED {
             self.commands.parked.push_back((asked, message.clone()));
             return;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::cursor::{SLOT, State};
 use super::disk::{Directory, Disk};
-use super::log::{STATE, SegmentId, read_base};
+use super::log::{STATE, read_base};
 use super::segment::{self, Scanner, Step};
+use super::work::SegmentId;
 use super::{Queue, Rank, Stamp};
 
 /// A record as it is kept.
@@ -119,27 +120,5 @@ impl Queue {
             stamp: r.item.stamp,
             body: r.item.body.clone(),
         })
-    }
-}
-
-impl Queue {
-    pub fn dbg(&self) -> String {
-        let mut t = format!("up {} mem {} out {:?} unsynced {:?}\n", self.up, self.mem_bytes, self.out, self.unsynced);
-        for (id, c) in &self.chains {
-            t += &format!(
-                "{id:?} live {:?} back {:?} unread {} reader {:?} lower {} page {:?} tries {}\n",
-                c.live, c.back, c.unread, c.reader, c.lower, c.page, c.tries
-            );
-            for (n, s) in &c.segs {
-                t += &format!(
-                    "   {n}: count {} held {:?} fin {:?} unreadable {} \n",
-                    s.standing.summary.count,
-                    s.held.runs(),
-                    s.finished.runs(),
-                    s.unreadable
-                );
-            }
-        }
-        t
     }
 }

@@ -86,7 +86,8 @@ impl Queue {
         let mut rec =
             Rec { item: Arc::new(item), chain, at: now, place: None, instead_of: Vec::new(), homeless: false };
         let state = self.chains.entry(chain).or_default();
-        let live = self.up && !(rec.item.in_order && state.has_backlog());
+        state.spilled &= state.has_backlog();
+        let live = self.up && !((rec.item.in_order || state.spilled) && state.has_backlog());
         let older = if chain.latest { self.latest.get(&rec.item.lane).copied() } else { None };
         let cost = rec.cost();
         let freed = older.and_then(|t| self.records.get(&t)).map_or(0, Rec::cost);
@@ -273,6 +274,13 @@ impl Queue {
             self.done(token);
         }
         Some(out)
+    }
+
+    /// Whether the reading numbered `seq` is on disk or done with, of those that were appended since the opening:
+    /// with [`Sync::Always`] what an answer to the sensor may wait for. Looks through what only memory has.
+    pub fn is_durable(&self, seq: u64) -> bool {
+        let unsynced = self.unsynced.iter().filter_map(|t| self.records.get(t));
+        seq < self.next_seq && !unsynced.into_iter().any(|r| r.item.seq == Some(seq))
     }
 
     /// How long until [`Queue::take`] may give something that it does not give now; `None`: not before something

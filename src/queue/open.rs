@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::disk::{Directory, Disk};
 use super::jobs::DiskSide;
-use super::log::{Log, Report, Sizes};
+use super::log::Log;
 use super::policy::{Replayer, TimeBase, us};
+use super::work::{Report, Sizes};
 use super::{Options, Queue};
 
 /// Why a queue could not be opened.
