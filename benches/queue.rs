@@ -1,5 +1,6 @@
 //! WHAT THE QUEUE COSTS, beside what the disk costs by itself in the same run. `cargo bench --bench queue [DIR]`;
-//! DIR (default: a directory under `target`) should lie on the disk in question, not on a tmpfs.
+//! DIR (default: a directory under `target`) should lie on the disk in question, not on a tmpfs. The backlog has
+//! `QUEUE_BENCH_RECORDS` readings (default 1,000,000; a week at ten a second is 6,048,000).
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -162,11 +163,11 @@ fn main() {
         format!("{:.0}/s, {} bytes written", rate(1_000_000, began), written() - before),
     );
 
-    const N: u64 = 1_000_000;
+    let records = std::env::var("QUEUE_BENCH_RECORDS").ok().and_then(|v| v.parse().ok()).unwrap_or(1_000_000u64);
     let (mut q, mut log) = Queue::open(options(dir, "backlog"), T0).unwrap();
     let began = Instant::now();
     let mut now = T0;
-    for n in 0..N {
+    for n in 0..records {
         now = Duration::from_micros(n * 100);
         q.append(reading(n), now);
         if n % 64 == 0 {
@@ -174,8 +175,8 @@ fn main() {
         }
     }
     work(&mut q, &mut log, now + Duration::from_secs(1));
-    line("sync: 1s, no link, append to disk", format!("{:.0}/s", rate(N, began)));
-    let bytes = q.stats().bytes as f64 / N as f64;
+    line("sync: 1s, no link, append to disk", format!("{:.0}/s", rate(records, began)));
+    let bytes = q.stats().bytes as f64 / records as f64;
     line("bytes on disk for a reading of 25 bytes", format!("{bytes:.1}"));
     line("resident memory, MiB", rss().to_string());
     drop((q, log));
@@ -185,7 +186,7 @@ fn main() {
     let began = Instant::now();
     let (mut q, mut log) = Queue::open(again, T0).unwrap();
     let waiting = q.stats().waiting;
-    line("opening a backlog of 1,000,000", format!("{:.1?} ({waiting} found)", began.elapsed()));
+    line("opening that backlog", format!("{:.1?} ({waiting} found)", began.elapsed()));
     q.link_up();
     let began = Instant::now();
     let mut n = 0;

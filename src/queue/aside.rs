@@ -28,7 +28,7 @@ pub struct Aside {
 impl Aside {
     /// There is a state file of so many bytes.
     pub fn state_bytes(&mut self, bytes: u64) {
-        self.bytes = self.bytes - self.state + bytes;
+        self.bytes = self.bytes.saturating_sub(self.state) + bytes;
         self.state = bytes;
     }
 

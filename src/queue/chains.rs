@@ -143,7 +143,7 @@ impl ChainState {
     pub fn hold(&mut self, place: Place) -> bool {
         let Some(seg) = self.segs.get_mut(&place.id.1) else { return false };
         let new = seg.held.add(place.index);
-        self.unread -= u64::from(new);
+        self.unread = self.unread.saturating_sub(u64::from(new));
         new
     }
 }
@@ -168,7 +168,7 @@ impl Queue {
     pub(super) fn doom(&mut self, id: SegmentId) {
         let Some(chain) = self.chains.get_mut(&id.0) else { return };
         let Some(seg) = chain.segs.remove(&id.1) else { return };
-        chain.unread -= seg.unread().min(chain.unread);
+        chain.unread = chain.unread.saturating_sub(seg.unread());
         if chain.segs.is_empty() {
             chain.unread = 0;
         }
@@ -187,12 +187,12 @@ impl Queue {
             chain.live.remove(&token);
         }
         if self.unsynced.remove(&token) {
-            self.unsynced_bytes -= rec.cost();
+            self.unsynced_bytes = self.unsynced_bytes.saturating_sub(rec.cost());
         }
         if rec.chain.latest && self.latest.get(&rec.item.lane) == Some(&token) {
             self.latest.remove(&rec.item.lane);
         }
-        self.mem_bytes -= rec.cost();
+        self.mem_bytes = self.mem_bytes.saturating_sub(rec.cost());
         for place in rec.place.iter().chain(&rec.instead_of) {
             self.finish(*place);
         }
@@ -227,7 +227,7 @@ impl Queue {
             chain.unread += 1;
         }
         self.records.remove(&token);
-        self.mem_bytes -= cost;
+        self.mem_bytes = self.mem_bytes.saturating_sub(cost);
     }
 
     /// Leaves everything to the disk that is there and waits.

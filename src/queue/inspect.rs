@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::cursor::{SLOT, State};
 use super::disk::{Directory, Disk};
-use super::log::{STATE, read_base};
+use super::log::{MAX_FILE, STATE, read_base};
 use super::segment::{self, Scanner, Step};
 use super::work::SegmentId;
 use super::{Queue, Rank, Stamp};
@@ -78,7 +78,14 @@ impl Iterator for Inspector {
             let Some((id, bytes, scan)) = &mut self.here else {
                 let id = self.segments.next()?;
                 let name = segment::name(id.0, id.1);
-                let len = self.disk.list().ok()?.into_iter().find(|(n, _)| *n == name).map_or(0, |(_, len)| len);
+                let len = self
+                    .disk
+                    .list()
+                    .ok()?
+                    .into_iter()
+                    .find(|(n, _)| *n == name)
+                    .map_or(0, |(_, len)| len)
+                    .min(MAX_FILE);
                 // One that was finished and removed in the meantime is no loss.
                 let Ok(bytes) = read(&mut *self.disk, &name, len) else { continue };
                 match read_base(&bytes, id) {

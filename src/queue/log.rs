@@ -19,6 +19,8 @@ use super::work::{Done, Failure, Job, Lost, Page, Placed, Report, SegmentId, Siz
 
 /// The file that [`State`] lives in.
 pub const STATE: &str = "state";
+/// A longer file is not of our making; it is not read into memory.
+pub const MAX_FILE: u64 = 16 << 20;
 /// The file that it is first written to by each process.
 pub const NEW_STATE: &str = "state.new";
 /// Space that is given up when the disk is full, so that the state can always be saved.
@@ -223,8 +225,8 @@ impl Log {
         let name = segment::name(chain, first.token);
         let failed = |e| Failure::new(&format!("cannot create {name}"), &e);
         let file = match self.disk.create(&name) {
-            // Left behind by a batch that failed: nothing in it ever counted.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            // Left behind by a batch of ours that failed: nothing in it ever counted.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.suspects.contains(&name) => {
                 self.disk.remove(&name).map_err(failed)?;
                 self.disk.create(&name)
             }

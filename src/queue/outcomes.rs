@@ -140,8 +140,8 @@ impl Queue {
         disk.generation = state.generation;
         let last_seq = found.segments.iter().filter_map(|s| s.summary.last_seq).max().map_or(0, |s| s + 1);
         // No name is used twice, not even that of a file in which nothing is left.
-        let used = found.segments.iter().map(|s| s.summary.last_token.max(s.id.1));
-        let last_token = used.chain(found.unreadable.iter().map(|id| id.1)).max().map_or(0, |t| t.saturating_add(1));
+        let used = found.segments.iter().map(|s| s.summary.last_token.saturating_add(1));
+        let last_token = used.max().unwrap_or(0).max(found.next_token);
         self.next_token = self.next_token.max(state.next_token).max(last_token);
         self.next_seq = self.next_seq.max(last_seq);
         if known && !reuse {
@@ -255,7 +255,7 @@ impl Queue {
                     let safe = std::mem::take(&mut rec.instead_of);
                     let cost = rec.cost();
                     if self.unsynced.remove(&p.token) {
-                        self.unsynced_bytes -= cost;
+                        self.unsynced_bytes = self.unsynced_bytes.saturating_sub(cost);
                     }
                     if let Some(chain) = self.chains.get_mut(&p.id.0) {
                         chain.hold(place);

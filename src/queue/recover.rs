@@ -7,7 +7,7 @@ use super::aside::{Aside, BAD};
 use super::cursor::{SLOT, State};
 use super::faults::Bug;
 use super::lock;
-use super::log::{Active, Log, NEW_STATE, RESERVE, RESERVE_BYTES, STATE, read_base, standing, write_all};
+use super::log::{Active, Log, MAX_FILE, NEW_STATE, RESERVE, RESERVE_BYTES, STATE, read_base, standing, write_all};
 use super::record::Item;
 use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
 use super::work::{Failure, SegmentId, Standing};
@@ -19,6 +19,8 @@ pub struct Recovered {
     pub state: Option<State>,
     /// There is a state file, but no state in it: it was damaged.
     pub state_lost: bool,
+    /// No file is named for this token or a greater one.
+    pub next_token: u64,
     /// Segments in order.
     pub segments: Vec<Standing>,
     /// All records of the chains that keep only the latest of a lane.
@@ -49,23 +51,27 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
             // Left by a crash; the next save replaces it.
             None if name == NEW_STATE => {}
             None => {
-                log.aside.bytes += len;
                 let ours = [RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
-                if name.starts_with(BAD) {
-                    log.aside.bad += len;
-                } else if !ours {
+                let bad = name.starts_with(BAD);
+                log.aside.bytes += if ours || bad { len } else { 0 };
+                log.aside.bad += if bad { len } else { 0 };
+                if !ours && !bad {
                     found.foreign.push(format!("{name} is not a file of the queue; left alone"));
                 }
             }
         }
     }
     segments.sort();
+    found.next_token = segments.iter().map(|(id, ..)| id.1.saturating_add(1)).max().unwrap_or(0);
     for i in 0..segments.len() {
         let Some((id, name, len)) = segments.get(i) else { continue };
+        if *len > MAX_FILE {
+            found.foreign.push(format!("{name} is larger than any segment; left alone"));
+            continue;
+        }
         let last = segments.get(i + 1).is_none_or(|next| next.0.0 != id.0);
         if let Err(e) = look(log, &mut found, *id, name, *len, last) {
             found.foreign.push(format!("cannot read {name}, left alone: {e}"));
-            log.aside.bytes += len;
         }
     }
     reserve(log);
@@ -115,7 +121,6 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
     let (header, known, bytes) = seen?;
     if let Header::Version(v) = header {
         found.foreign.push(format!("{name} has version {v} of the format, which this pinpost cannot read; left alone"));
-        log.aside.bytes += len;
         return Ok(());
     }
     let cut = found.state.as_ref().and_then(|s| s.cut(id));

@@ -43,7 +43,9 @@ pub fn parse_name(name: &str) -> Option<(Chain, u64)> {
         "l" => true,
         _ => return None,
     };
-    let parsed = (Chain { rank, latest }, token.parse().ok()?);
+    // Tokens count from one or from the clock; a greater number is not of our making.
+    let token = token.parse().ok().filter(|t| *t < 1 << 62)?;
+    let parsed = (Chain { rank, latest }, token);
     (self::name(parsed.0, parsed.1) == name).then_some(parsed)
 }
 
@@ -433,6 +435,7 @@ mod tests {
             "100a-7.seg",
             "999a-00000000000000000007.seg",
             "state",
+            "100a-18446744073709551615.seg",
             "100x-00000000000000000007.seg",
         ] {
             assert_eq!(parse_name(foreign), None, "{foreign}");

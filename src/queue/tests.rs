@@ -578,3 +578,16 @@ fn the_thread_writes_reads_back_and_stops() {
     let (q, _log) = Queue::open(opt, T0).unwrap();
     assert_eq!((q.stats().waiting, q.stats().next_seq), (1, 30_002));
 }
+
+#[test]
+fn a_huge_file_with_a_segments_name_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("001a-00000000000000000001.seg");
+    std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    let (mut q, mut log) = Queue::open(options(dir.path()), T0).unwrap();
+    q.append(reading(1, "x"), T0);
+    work(&mut q, &mut log, sec(1));
+    assert!(q.health().words.iter().any(|w| w.contains("larger than any segment")), "{:?}", q.health());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 40);
+    assert_eq!((q.stats().unsynced, q.stats().segments), (0, 1));
+}
