@@ -117,6 +117,13 @@ impl Queue {
         seq
     }
 
+    /// Whether memory is nearly full and relief is in sight (the disk works, or the link takes): who can hold back what
+    /// comes in should do so for a moment, or it will be dropped by the policy.
+    pub fn pressed(&self) -> bool {
+        let relief = self.up || self.disk.as_ref().is_some_and(|d| d.trouble.is_none());
+        relief && self.mem_bytes > self.memory / 4 * 3
+    }
+
     /// The next sequence number.
     fn number(&mut self, now: i64) -> u64 {
         if self.next_seq >= self.seq_limit && !self.unreserved {
