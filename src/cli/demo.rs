@@ -165,7 +165,7 @@ mod story {
         let ask = Ask { env: &env, base: dir, when: When::Run, simulate: true, host: "demo", machine: "demo" };
         let checked = plan::check(FILE.as_bytes(), &ask);
         let report = report::render(&checked.problems, "demo.yaml", &checked.text, false);
-        checked.plan.ok_or_else(|| Failure { code: super::super::exit::INTERNAL, text: report })
+        checked.plan.ok_or(Failure { code: super::super::exit::INTERNAL, text: report })
     }
 
     /// One step of the story: a door opens, a sensor warms up, a pump is switched and answers.
