@@ -99,6 +99,8 @@ pub struct ChainState {
     pub live: BTreeSet<u64>,
     /// Has waited.
     pub back: BTreeSet<u64>,
+    /// Live records became more than memory takes: what comes next stays behind them until they are gone.
+    pub spilled: bool,
     /// By first token.
     pub segs: BTreeMap<u64, Seg>,
     /// Records that only the disk has.
@@ -202,6 +204,11 @@ impl Queue {
         let (Some(place), false) = (rec.place, rec.chain.latest) else { return };
         let (cost, chain_id) = (rec.cost(), rec.chain);
         let Some(chain) = self.chains.get_mut(&chain_id) else { return };
+        if chain.live.contains(&token) && !chain.has_backlog() {
+            // A flood, not an outage: there is nothing that live ones should pass, so the order holds.
+            chain.spilled = true;
+            chain.back.append(&mut chain.live);
+        }
         let Some(seg) = chain.segs.get_mut(&place.id.1) else { return };
         if chain.live.remove(&token) {
             // What came before it must not leave after what comes behind it.

@@ -86,7 +86,8 @@ impl Queue {
         let mut rec =
             Rec { item: Arc::new(item), chain, at: now, place: None, instead_of: Vec::new(), homeless: false };
         let state = self.chains.entry(chain).or_default();
-        let live = self.up && !(rec.item.in_order && state.has_backlog());
+        state.spilled &= state.has_backlog();
+        let live = self.up && !state.spilled && !(rec.item.in_order && state.has_backlog());
         let older = if chain.latest { self.latest.get(&rec.item.lane).copied() } else { None };
         let cost = rec.cost();
         let freed = older.and_then(|t| self.records.get(&t)).map_or(0, Rec::cost);
