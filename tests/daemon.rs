@@ -2,6 +2,8 @@
 
 #[path = "daemon/inputs.rs"]
 mod inputs;
+#[path = "daemon/link.rs"]
+mod link;
 #[path = "daemon/outputs.rs"]
 mod outputs;
 #[path = "daemon/serial.rs"]

@@ -34,8 +34,11 @@ pub struct Home {
 impl Home {
     /// For the broker at `url`. `mqtt`, `queue`: further keys of these tables in flow style; `rest`: everything else.
     pub fn new(url: &str, mqtt: &str, queue: &str, rest: &str) -> Home {
-        let home =
-            Home { dir: tempfile::tempdir().unwrap(), environment: vec![("GW_URL".into(), url.into())], simulate: true };
+        let home = Home {
+            dir: tempfile::tempdir().unwrap(),
+            environment: vec![("GW_URL".into(), url.into())],
+            simulate: true,
+        };
         home.write(&format!(
             "version: 1\ngateway: {{ id: gw }}\nmqtt: {{ url: \"${{GW_URL}}\", {mqtt} }}\nqueue: {{ dir: {}, {queue} }}\n{rest}",
             home.path("state/queue").display()
@@ -49,7 +52,10 @@ impl Home {
     }
 
     /// With the machine's own pins, as this environment shows them.
-    pub fn on_pins<V: Into<std::ffi::OsString>>(mut self, environment: impl IntoIterator<Item = (&'static str, V)>) -> Home {
+    pub fn on_pins<V: Into<std::ffi::OsString>>(
+        mut self,
+        environment: impl IntoIterator<Item = (&'static str, V)>,
+    ) -> Home {
         self.simulate = false;
         self.environment.extend(environment.into_iter().map(|(k, v)| (k.to_owned(), v.into())));
         self
@@ -382,7 +388,9 @@ impl Door {
                 let Some(to) = state.0.then(|| TcpStream::connect(("127.0.0.1", broker)).ok()).flatten() else {
                     continue;
                 };
-                for (mut a, mut b) in [(&from, &to), (&to, &from)].map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap())) {
+                for (mut a, mut b) in
+                    [(&from, &to), (&to, &from)].map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap()))
+                {
                     thread::spawn(move || {
                         let _ = std::io::copy(&mut a, &mut b);
                         let _ = (a.shutdown(Shutdown::Both), b.shutdown(Shutdown::Both));
