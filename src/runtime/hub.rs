@@ -63,15 +63,13 @@ impl Hub {
         let mut reports = Vec::with_capacity(BATCH);
         let mut fx = Vec::new();
         let mut stopping: Option<oneshot::Sender<()>> = None;
-        let mut link_open = true;
+        let (mut link_open, mut devices) = (true, true);
         loop {
             let wake = self.engine.next_wake().map(|m| self.clock.instant(m));
             tokio::select! {
-                n = ears.reports.recv_many(&mut reports, BATCH) => {
-                    if n == 0 {
-                        // every device has ended, and the hub holds no sender
-                        return;
-                    }
+                n = ears.reports.recv_many(&mut reports, BATCH), if devices => {
+                    // a gateway without devices still answers
+                    devices = n > 0;
                     for report in reports.drain(..) {
                         self.report(report, &mut fx);
                     }
