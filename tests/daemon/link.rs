@@ -294,7 +294,8 @@ fn tls_with_an_authority_of_one_s_own_works_and_a_stranger_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();
     let openssl = |line: &str| {
-        let words: Vec<String> = line.split(' ').map(|w| w.replace("@", &format!("{}/", dir.path().display()))).collect();
+        let words: Vec<String> =
+            line.split(' ').map(|w| w.replace("@", &format!("{}/", dir.path().display()))).collect();
         let made = Command::new("openssl").args(&words).output().expect("openssl is installed");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     };
@@ -304,7 +305,9 @@ fn tls_with_an_authority_of_one_s_own_works_and_a_stranger_is_refused() {
     }
     std::fs::write(at("san"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
     openssl(&format!("req {key} -keyout @server.key -out @request -subj /CN=server"));
-    openssl("x509 -req -CAcreateserial -days 30 -in @request -CA @ca.pem -CAkey @ca.key -extfile @san -out @server.pem");
+    openssl(
+        "x509 -req -CAcreateserial -days 30 -in @request -CA @ca.pem -CAkey @ca.key -extfile @san -out @server.pem",
+    );
     let plain = free_port();
     let (ca, cert, key) = (at("ca.pem"), at("server.pem"), at("server.key"));
     let mut broker = Mosquitto::with(move |port, _| {
@@ -330,12 +333,32 @@ fn tls_with_an_authority_of_one_s_own_works_and_a_stranger_is_refused() {
 fn the_daemon_can_be_its_own_broker() {
     let port = free_port();
     let url = format!("mqtt://127.0.0.1:{port}");
-    let home = Home::new(&url, "", "", &format!("broker: {{ listen: 127.0.0.1:{port} }}\ndevices:\n  pump: {{ kind: digital_out, pin: 27 }}\n"));
+    let home = Home::new(
+        &url,
+        "",
+        "",
+        &format!("broker: {{ listen: 127.0.0.1:{port} }}\ndevices:\n  pump: {{ kind: digital_out, pin: 27 }}\n"),
+    );
     let mut gateway = home.start();
     gateway.log("INFO  runtime: connected");
     let port = port.to_string();
     let mut ask = Command::new("mosquitto_rr");
-    ask.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-W", "20", "-t", "gw/pump/set", "-m", "ON", "-e", "me/answer"]);
+    ask.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-q",
+        "1",
+        "-W",
+        "20",
+        "-t",
+        "gw/pump/set",
+        "-m",
+        "ON",
+        "-e",
+        "me/answer",
+    ]);
     assert!(run(&mut ask, b"").with(0).text().contains("\"outcome\":\"done\""));
     gateway.stop();
 }
