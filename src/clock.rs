@@ -4,13 +4,15 @@
 //! a clock of its own the system's time is a guess until NTP has set it: [`Now::synced`] says so.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::{Mono, Now, Stamp, Wall};
 
 /// 2025-01-01 UTC in milliseconds: pinpost did not exist before, so an earlier time is wrong.
 const FLOOR: i64 = 1_735_689_600_000;
+/// Microseconds by which the system's clock may move against ours before stamps follow it.
+const FOLLOW: i64 = 1000;
 
 /// Reads time since its creation.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Clock {
     start: Instant,
     /// Once set, a clock counts as set.
     synced: AtomicBool,
+    /// Microseconds from the start to 1970, as stamps have it.
+    offset: AtomicI64,
     /// A board that boots with a guessed time: a device tree and no real-time clock.
     guesses: bool,
 }
@@ -32,7 +36,7 @@ impl Clock {
     /// A clock that starts now.
     pub fn new() -> Clock {
         let guesses = Path::new("/proc/device-tree").exists() && !Path::new("/sys/class/rtc/rtc0").exists();
-        Clock { start: Instant::now(), synced: AtomicBool::new(false), guesses }
+        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses }
     }
 
     /// The present moment.
@@ -59,10 +63,28 @@ impl Clock {
         self.start + mono.0
     }
 
-    /// A stamp for something that happened at `at`.
+    /// A stamp for something that happened at `at`. The same moment has the same stamp whenever it is asked for, and an
+    /// earlier one no later stamp, as long as nobody sets the system's clock.
     pub fn stamp(&self, at: Instant) -> Stamp {
-        self.now().stamp_at(self.mono(at))
+        let synced = self.now().synced;
+        let before = Instant::now();
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let after = Instant::now();
+        let offset = self.offset.load(Ordering::Relaxed);
+        // between these bounds the offset is now; how far apart they are is how long this thread was interrupted
+        let (least, most) = (system - micros(self.mono(after)), system - micros(self.mono(before)));
+        let follows = offset < least - FOLLOW || offset > most + FOLLOW;
+        let offset = if follows { most } else { offset };
+        if follows {
+            self.offset.store(offset, Ordering::Relaxed);
+        }
+        let mono = self.mono(at);
+        Stamp { wall: Wall(offset.saturating_add(micros(mono)) / 1000), mono, synced }
     }
+}
+
+fn micros(mono: Mono) -> i64 {
+    i64::try_from(mono.0.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Whether an NTP client has told the kernel that it keeps the time.
@@ -71,4 +93,26 @@ fn kernel_says_synced() -> bool {
     let mut t: libc::timex = unsafe { std::mem::zeroed() };
     let state = unsafe { libc::adjtimex(&mut t) };
     state >= 0 && t.status & libc::STA_UNSYNC == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_has_one_stamp_whenever_it_is_asked_for() {
+        let clock = Clock::new();
+        let moment = Instant::now();
+        let first = clock.stamp(moment);
+        let mut last = first;
+        // hundreds of edges of milliseconds are crossed
+        while moment.elapsed().as_millis() < 300 {
+            assert_eq!(clock.stamp(moment), first);
+            let next = clock.stamp(Instant::now());
+            assert!(next.wall >= last.wall, "{last:?} {next:?}");
+            last = next;
+        }
+        let now = clock.now();
+        assert!((now.wall.0 - last.wall.0).abs() <= 5, "{now:?} {last:?}");
+    }
 }

@@ -62,11 +62,6 @@ impl Now {
     pub fn stamp(&self) -> Stamp {
         Stamp { wall: self.wall, mono: self.mono, synced: self.synced }
     }
-    /// A stamp for something that happened at `mono`, not later than now.
-    pub fn stamp_at(&self, mono: Mono) -> Stamp {
-        let age = self.mono.since(mono).as_millis() as i64;
-        Stamp { wall: Wall(self.wall.0.saturating_sub(age)), mono, synced: self.synced }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,130 @@
+//! The whole daemon, without `--simulate`, on a fake Pi: the genuine rppal on registers and lines of a directory.
+
+#[path = "support/fake_pi.rs"]
+mod fake_pi;
+mod support;
+
+use fake_pi::FakePi;
+use support::gateway::{Home, Watch, publish};
+use support::mosquitto::Mosquitto;
+use support::program::run;
+
+const DEVICES: &str = "devices:
+  door: { kind: digital_in, pin: 17, pull: up, inverted: true, debounce: 5ms }
+  pump: { kind: digital_out, pin: 27 }
+  lamp: { kind: digital_out, pin: 5, inverted: true, safe: on, initial: off }
+";
+
+#[test]
+fn edges_become_messages_and_commands_move_registers() {
+    let pi = FakePi::new();
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, DEVICES).on_pins(pi.environment());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    assert_eq!(all.next("gw/bridge/info").json()["board"], "Raspberry Pi 4 B (rppal)");
+    all.expect("gw/door", "OFF");
+    all.expect("gw/pump", "OFF");
+    all.expect("gw/lamp", "OFF");
+    assert_eq!((pi.mode(27), pi.level(27), pi.mode(5), pi.level(5)), (1, false, 1, true));
+    assert_eq!((pi.mode(17), pi.pull(17)), (0, 1));
+
+    // a contact that bounces
+    for high in [false, true, false, true, false] {
+        pi.edge(17, high);
+    }
+    all.expect("gw/door", "ON");
+    pi.edge(17, true);
+    all.expect("gw/door", "OFF");
+
+    publish(&broker, "gw/pump/set", "ON", &[]);
+    assert_eq!(all.next("gw/pump/result").json()["outcome"], "done");
+    assert!(pi.level(27));
+    all.expect("gw/pump", "ON");
+    publish(&broker, "gw/lamp/set", "ON", &[]);
+    assert_eq!(all.next("gw/lamp/result").json()["value"], "ON");
+    assert!(!pi.level(5));
+    publish(&broker, "gw/lamp/set", "OFF", &[]);
+    all.next("gw/lamp/result");
+
+    // at an orderly stop every output takes its safe state, and says so
+    gateway.stop();
+    assert_eq!((pi.mode(27), pi.level(27), pi.mode(5), pi.level(5)), (1, false, 1, false));
+    all.expect("gw/bridge/state", "offline");
+    // no pin topics without --simulate
+    assert!(all.lines.iter().all(|l| !l.contains("gw/sim/")));
+}
+
+#[test]
+fn a_pin_that_another_program_holds_is_that_device_s_trouble_alone() {
+    let pi = FakePi::new();
+    pi.hold(27, true);
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, DEVICES).on_pins(pi.environment());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let mut gateway = home.online(&mut all);
+    all.expect("gw/pump/availability", "offline");
+    all.expect("gw/door/availability", "online");
+    all.expect("gw/lamp/availability", "online");
+    gateway.log("`other-program` holds GPIO27");
+    publish(&broker, "gw/pump/set", "ON", &[]);
+    let refused = all.next("gw/pump/result").json();
+    assert_eq!(refused["outcome"], "failed", "{refused}");
+    publish(&broker, "gw/lamp/set", "ON", &[]);
+    assert_eq!(all.next("gw/lamp/result").json()["outcome"], "done");
+    assert_eq!(pi.mode(27), 0, "the other program's pin was touched");
+    // it comes by itself when the other one has gone
+    pi.hold(27, false);
+    all.expect("gw/pump/availability", "online");
+    publish(&broker, "gw/pump/set", "ON", &[]);
+    assert_eq!(all.next("gw/pump/result").json()["outcome"], "done");
+    assert!(pi.level(27));
+    gateway.stop();
+}
+
+#[test]
+fn after_a_crash_safe_state_drives_the_outputs_that_were_last_applied() {
+    let pi = FakePi::new();
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, DEVICES).on_pins(pi.environment());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let leave_on = |all: &mut Watch| {
+        let gateway = home.online(all);
+        publish(&broker, "gw/pump/set", "ON", &[]);
+        all.next("gw/pump/result");
+        publish(&broker, "gw/lamp/set", "OFF", &[]);
+        all.next("gw/lamp/result");
+        gateway.kill();
+        all.until_payload("gw/bridge/state", "offline");
+        all.forget();
+        assert_eq!((pi.mode(27), pi.level(27), pi.level(5)), (1, true, true), "a killed program leaves its pins");
+    };
+    let safe = || assert_eq!((pi.mode(27), pi.level(27), pi.mode(5), pi.level(5)), (1, false, 1, false));
+
+    // as systemd calls it, with a file that has meanwhile been broken
+    leave_on(&mut all);
+    let text = std::fs::read_to_string(home.file()).unwrap();
+    home.write("version: 1\nnonsense: [\n");
+    let mut command = home.pinpost(&["safe-state"]);
+    command.env("STATE_DIRECTORY", home.path("state")).env("SERVICE_RESULT", "signal");
+    run(&mut command, b"").with(0);
+    safe();
+    home.write(&text);
+
+    // by a file
+    leave_on(&mut all);
+    run(&mut home.pinpost(&["safe-state", "-c", home.file().to_str().unwrap()]), b"").with(0);
+    safe();
+
+    // after an orderly stop systemd's call moves nothing
+    leave_on(&mut all);
+    let mut command = home.pinpost(&["safe-state"]);
+    command.env("STATE_DIRECTORY", home.path("state")).env("SERVICE_RESULT", "success");
+    run(&mut command, b"").with(0);
+    assert!(pi.level(27));
+
+    // and the next daemon begins safe, whatever `initial` says
+    let gateway = home.online(&mut all);
+    safe();
+    gateway.stop();
+}
