@@ -132,6 +132,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     }
     if let (Some(max), min) = (keys.max_on, span(keys.min_on))
         && max.0 <= min
+        && !max.0.is_zero()
     {
         desk.error(&["max_on"], "`max_on` is not longer than `min_on`", "give max_on more time");
     }

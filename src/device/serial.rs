@@ -87,12 +87,16 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
             for KeyError { path, text, help } in errors {
                 let path: Vec<&str> = path.split('.').collect();
                 // only follows from what was left out there as wrong
-                if match path.first() {
-                    Some(&"points") => frame || decode,
-                    Some(&"check") => frame || wrong("check"),
-                    Some(&section) => wrong(section),
-                    None => false,
-                } {
+                let follows = match path.as_slice() {
+                    ["points", point] => {
+                        frame || decode || desk.places.dropped(&["devices", desk.name, "points", point])
+                    }
+                    ["points", ..] => frame || decode,
+                    ["check", ..] => frame || wrong("check"),
+                    [section, ..] => wrong(section),
+                    [] => false,
+                };
+                if follows {
                     continue;
                 }
                 let problem = Problem::error(desk.place(&path), text);

@@ -246,7 +246,8 @@ impl Resolver<'_> {
 
     fn broker(&mut self, broker: &Broker) -> Option<SocketAddr> {
         let listen = broker.listen.as_deref().unwrap_or("127.0.0.1:1883");
-        let with_port = if listen.contains(':') { listen.to_owned() } else { format!("{listen}:1883") };
+        let listen = listen.replace("localhost", "127.0.0.1");
+        let with_port = if listen.contains(':') { listen.clone() } else { format!("{listen}:1883") };
         match with_port.parse::<SocketAddr>() {
             Ok(address) => {
                 if !address.ip().is_loopback() {
