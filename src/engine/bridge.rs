@@ -14,6 +14,10 @@ use super::{Effect, Outgoing};
 /// Time between two `bridge/health`.
 pub const HEALTH: Duration = Duration::from_secs(60);
 
+/// A problem is said at most once in this time, and so many different ones.
+const REPEAT: Duration = Duration::from_secs(60);
+const PROBLEMS: usize = 16;
+
 /// What `bridge/info` says.
 #[derive(Debug, Clone, Default)]
 pub struct Info {
@@ -52,6 +56,8 @@ pub struct Bridge {
     status: Vec<Option<DeviceStatus>>,
     levels: BTreeMap<u8, bool>,
     health_at: Mono,
+    /// What was said to be wrong, and when.
+    problems: Vec<(String, Mono)>,
     /// Whether the broker is there: while it is not, what it must know is kept for [`Bridge::announce`].
     up: bool,
 }
@@ -80,7 +86,15 @@ pub(super) fn own(topic: String, payload: Vec<u8>, retain: bool, deliver: Delive
 impl Bridge {
     /// Nothing is known of any device yet.
     pub fn new(info: Info, devices: usize, now: Mono) -> Bridge {
-        Bridge { info, status: vec![None; devices], levels: BTreeMap::new(), health_at: now.after(HEALTH), up: false }
+        let health_at = now.after(HEALTH);
+        Bridge {
+            info,
+            status: vec![None; devices],
+            levels: BTreeMap::new(),
+            health_at,
+            problems: Vec::new(),
+            up: false,
+        }
     }
 
     /// Everything a broker must know that has just come (back).
@@ -98,10 +112,10 @@ impl Bridge {
             "devices": list,
         });
         fx.push(own(topics.bridge("info"), info.to_string().into_bytes(), true, Deliver::Latest, "application/json"));
+        // a device that has not spoken yet is not there, whatever the broker remembers of an earlier run
+        let silent = DeviceStatus::Offline(String::new());
         for (device, status) in devices.iter().zip(&self.status) {
-            if let Some(status) = status {
-                fx.push(availability(topics, device, status));
-            }
+            fx.push(availability(topics, device, status.as_ref().unwrap_or(&silent)));
         }
         for (pin, high) in &self.levels {
             fx.push(level(topics, *pin, *high));
@@ -166,8 +180,14 @@ impl Bridge {
         self.event(topics, about, now, fx);
     }
 
-    /// Something a person should mend.
-    pub fn problem(&self, topics: &Topics, text: &str, now: &Now, fx: &mut Vec<Effect>) {
+    /// Something a person should mend. What was just said is not said again: a broker that refuses the very report
+    /// of a refusal must not be asked for ever.
+    pub fn problem(&mut self, topics: &Topics, text: &str, now: &Now, fx: &mut Vec<Effect>) {
+        self.problems.retain(|(_, said)| now.mono.since(*said) < REPEAT);
+        if self.problems.len() == PROBLEMS || self.problems.iter().any(|(t, _)| t == text) {
+            return;
+        }
+        self.problems.push((text.to_owned(), now.mono));
         self.event(topics, json!({ "event": "problem", "text": text }), now, fx);
     }
 

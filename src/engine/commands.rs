@@ -10,8 +10,8 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::config::scalar::Span;
 use crate::model::{
-    Action, Deliver, DeviceId, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority, Properties, Qos,
-    Ticket, Value, Wall,
+    Action, Deliver, DeviceId, DeviceStatus, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority,
+    Properties, Qos, Ticket, Value, Wall,
 };
 use crate::wire::command::{self, Switch};
 use crate::wire::payload;
@@ -20,10 +20,16 @@ use crate::wire::{Record, Route, Topics};
 use super::outputs::{Verdict, Wish};
 use super::{Effect, Engine, Outgoing};
 
-/// How long a device may take to act.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a device may take to act. What it has not begun by then it must not begin.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How many commands wait for a write that is on its way.
+const PARKED: usize = 64;
 /// How many ids are remembered, so that a redelivery is executed once.
 const REMEMBERED: usize = 1024;
+/// How many further askers wait for the outcome of one command.
+const ALSO: usize = 8;
+/// How long a command holds that says when it was wished but not how long, where no `command_ttl` says so.
+const HOLDS: Duration = Duration::from_secs(30);
 /// How long an answer is worth sending.
 const ANSWER_HOLDS: Duration = Duration::from_secs(300);
 
@@ -43,8 +49,9 @@ pub struct Reply {
 /// A command that a device is carrying out.
 struct Pending {
     device: DeviceId,
-    deadline: Mono,
-    /// `None`: nobody wished it.
+    /// `None`: it was answered as overdue; the device still owes what became of it.
+    deadline: Option<Mono>,
+    /// `None`: nobody wished it, or nobody waits any more.
     wished: Option<Wished>,
 }
 
@@ -54,6 +61,8 @@ struct Wished {
     reply: Reply,
     ack: u64,
     key: Option<String>,
+    /// Others who asked for the same by the same id.
+    also: Vec<(Reply, u64)>,
 }
 
 /// What is being carried out, and what was.
@@ -61,6 +70,8 @@ struct Wished {
 pub struct Commands {
     next: u64,
     pending: HashMap<Ticket, Pending>,
+    /// Commands that came while the write before them was on its way, in order.
+    parked: VecDeque<(Asked, Incoming)>,
     /// Ids with their outcomes; `None` while it is being carried out.
     seen: VecDeque<(String, Option<Outcome>)>,
 }
@@ -73,24 +84,28 @@ impl Commands {
     fn enter(&mut self, device: DeviceId, now: Mono, wished: Option<Wished>) -> Ticket {
         self.next += 1;
         let ticket = Ticket(self.next);
-        self.pending.insert(ticket, Pending { device, deadline: now.after(PATIENCE), wished });
+        self.pending.insert(ticket, Pending { device, deadline: Some(now.after(PATIENCE)), wished });
         ticket
     }
-    /// How many are being carried out.
+    /// How many are being carried out and not overdue.
     pub fn pending(&self) -> usize {
-        self.pending.len()
+        self.pending.values().filter(|p| p.deadline.is_some()).count()
     }
     /// When the first of them is overdue.
     pub fn next_wake(&self) -> Option<Mono> {
-        self.pending.values().map(|p| p.deadline).min()
+        self.pending.values().filter_map(|p| p.deadline).min()
     }
     /// Those that are overdue.
     pub fn overdue(&self, now: Mono) -> Vec<Ticket> {
-        self.tickets(|p| p.deadline <= now)
+        self.tickets(|p| p.deadline.is_some_and(|t| t <= now))
     }
     /// Those of a device.
     pub fn of_device(&self, device: DeviceId) -> Vec<Ticket> {
         self.tickets(|p| p.device == device)
+    }
+    /// Whether a command may wait for a write that is on its way: not behind a device that does not answer.
+    fn may_park(&self) -> bool {
+        self.parked.len() < PARKED && self.pending.values().all(|p| p.deadline.is_some())
     }
     fn tickets(&self, which: impl Fn(&Pending) -> bool) -> Vec<Ticket> {
         let mut all: Vec<_> = self.pending.iter().filter(|(_, p)| which(p)).map(|(t, _)| *t).collect();
@@ -116,6 +131,20 @@ struct Asked {
     verb: String,
     wish: command::Wish,
     reply: Reply,
+}
+
+/// What an answer is about.
+struct About<'a> {
+    /// `None`: a request that found no device.
+    device: Option<DeviceId>,
+    verb: &'a str,
+    wished: Option<&'a Value>,
+}
+
+impl<'a> About<'a> {
+    fn verb(device: DeviceId, verb: &'a str) -> About<'a> {
+        About { device: Some(device), verb, wished: None }
+    }
 }
 
 impl Engine {
@@ -148,7 +177,7 @@ impl Engine {
                     }
                     Err(text) => {
                         let outcome = Outcome::because(OutcomeKind::Rejected, text);
-                        self.answer(Some(device), &verb, None, &reply, &outcome, now, fx);
+                        self.answer(About::verb(device, &verb), &reply, &outcome, now, fx);
                         fx.push(Effect::Ack(message.ack));
                     }
                 }
@@ -158,10 +187,11 @@ impl Engine {
 
     fn reply_to(&self, message: &Incoming, otherwise: String) -> Reply {
         let topic = match &message.properties.response_topic {
-            Some(topic) => Some(topic.clone()).filter(|t| crate::wire::topics::check_topic(t).is_ok()),
-            None => Some(otherwise),
+            // one that cannot be published on is as good as none
+            Some(topic) if crate::wire::topics::can_answer_on(topic) => topic.clone(),
+            _ => otherwise,
         };
-        Reply { topic, correlation: message.properties.correlation.clone(), ..Reply::default() }
+        Reply { topic: Some(topic), correlation: message.properties.correlation.clone(), ..Reply::default() }
     }
 
     /// `bridge/request/<verb>`.
@@ -172,7 +202,8 @@ impl Engine {
             bytes => serde_json::from_slice(bytes).unwrap_or(Json::Null),
         };
         let refuse = |engine: &Engine, reply: &Reply, text: String, fx: &mut Vec<Effect>| {
-            engine.answer(None, verb, None, reply, &Outcome::because(OutcomeKind::Rejected, text), now, fx);
+            let about = About { device: None, verb, wished: None };
+            engine.answer(about, reply, &Outcome::because(OutcomeKind::Rejected, text), now, fx);
             fx.push(Effect::Ack(message.ack));
         };
         let Json::Object(map) = body else {
@@ -235,15 +266,36 @@ impl Engine {
 
     /// Judges a command and has it carried out or refused.
     fn command(&mut self, asked: Asked, message: &Incoming, now: &Now, fx: &mut Vec<Effect>) {
-        let key = asked.wish.id.as_ref().map(|id| format!("{}/{}/{id}", asked.device.0, asked.verb));
+        // asking for a value twice is no duplicate
+        let id = asked.wish.id.as_ref().filter(|_| asked.verb != "get");
+        let key = id.map(|id| format!("{}/{:?}/{}/{id}", asked.device.0, asked.point, asked.verb));
         if let Some(key) = &key
             && let Some((_, outcome)) = self.commands.seen.iter().find(|(k, _)| k == key)
         {
             // executed once; the sender who asks again is told again what came of it
-            if let Some(outcome) = outcome.clone() {
-                self.answer(Some(asked.device), &asked.verb, None, &asked.reply, &outcome, now, fx);
+            match outcome.clone() {
+                // what was refused may come true when it is wished again, but not when it is only delivered again
+                Some(outcome) if message.dup || executed(outcome.kind) => {
+                    self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
+                    fx.push(Effect::Ack(message.ack));
+                    return;
+                }
+                Some(_) => {}
+                None => {
+                    let same = |p: &&mut Pending| p.wished.as_ref().is_some_and(|w| w.key.as_ref() == Some(key));
+                    let wished = self.commands.pending.values_mut().find(same).and_then(|p| p.wished.as_mut());
+                    match wished {
+                        Some(wished) if wished.also.len() < ALSO => wished.also.push((asked.reply, message.ack)),
+                        _ => fx.push(Effect::Ack(message.ack)),
+                    }
+                    return;
+                }
             }
-            fx.push(Effect::Ack(message.ack));
+        }
+        let waits =
+            self.outputs.unsettled(asked.device) || self.commands.parked.iter().any(|(a, _)| a.device == asked.device);
+        if waits && self.outputs.has(asked.device) && self.commands.may_park() {
+            self.commands.parked.push_back((asked, message.clone()));
             return;
         }
         let verdict = match self.refusal(&asked, message, now) {
@@ -259,18 +311,16 @@ impl Engine {
                 if let Some(key) = &key {
                     self.commands.remember(key.clone(), None);
                 }
-                let wished = Wished { verb: asked.verb, value, reply: asked.reply, ack: message.ack, key };
+                let wished =
+                    Wished { verb: asked.verb, value, reply: asked.reply, ack: message.ack, key, also: Vec::new() };
                 let ticket = self.commands.enter(asked.device, now.mono, Some(wished));
                 fx.push(Effect::Act(asked.device, ticket, action));
             }
             Err(outcome) => {
                 if let Some(key) = key {
-                    // a busy or refused wish may come true when it is repeated
-                    if matches!(outcome.kind, OutcomeKind::Done | OutcomeKind::Unchanged) {
-                        self.commands.remember(key, Some(outcome.clone()));
-                    }
+                    self.commands.remember(key, Some(outcome.clone()));
                 }
-                self.answer(Some(asked.device), &asked.verb, None, &asked.reply, &outcome, now, fx);
+                self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
                 fx.push(Effect::Ack(message.ack));
             }
         }
@@ -282,6 +332,9 @@ impl Engine {
         let limits = device.output.as_ref();
         if asked.verb == "get" {
             return None;
+        }
+        if self.stopping {
+            return Some(Outcome::because(OutcomeKind::Rejected, "the gateway is being stopped"));
         }
         if message.retain && !limits.is_some_and(|l| l.accept_retained) {
             let text =
@@ -298,14 +351,12 @@ impl Engine {
                 let text = "the gateway's clock is not set yet, so the age of the command is unknown";
                 return Some(Outcome::because(OutcomeKind::Rejected, text));
             }
-            let holds = wish.ttl.or(limits.map(|l| l.command_ttl));
-            if let Some(holds) = holds
-                && age(time, now) > holds
-            {
+            let holds = wish.ttl.or(limits.map(|l| l.command_ttl)).unwrap_or(HOLDS);
+            if age(time, now) > holds {
                 let text = format!("it was wished {} ago and holds for {}", Span(age(time, now)), Span(holds));
                 return Some(Outcome::because(OutcomeKind::Expired, text));
             }
-        } else if message.backlog && wish.ttl.is_some() {
+        } else if message.backlog && wish.ttl.is_some() && message.properties.expiry.is_none() {
             let text = "the broker kept it while the gateway was away, and without a `time` its ttl cannot be judged";
             return Some(Outcome::because(OutcomeKind::Expired, text));
         }
@@ -324,6 +375,11 @@ impl Engine {
         };
         if !device.verbs.contains(&asked.verb) {
             return no(format!("{} does not know `{}`; it knows {}", device.name, asked.verb, device.verbs.join(", ")));
+        }
+        if asked.verb != "get"
+            && let Some(DeviceStatus::Offline(why)) = self.bridge.status_of(asked.device)
+        {
+            return Err(Outcome::because(OutcomeKind::Failed, format!("{} is offline: {why}", device.name)));
         }
         let wish = match asked.verb.as_str() {
             "get" => {
@@ -393,7 +449,21 @@ impl Engine {
                 self.points.reading(*point, Value::Bool(on), Default::default(), now.stamp(), now, fx);
             }
         }
+        self.settle(pending, result, now, fx);
+        self.unpark(now, fx);
+    }
+
+    /// Judges anew what has waited for a write.
+    fn unpark(&mut self, now: &Now, fx: &mut Vec<Effect>) {
+        for (asked, message) in std::mem::take(&mut self.commands.parked) {
+            self.command(asked, &message, now, fx);
+        }
+    }
+
+    /// Answers the command that was carried out.
+    fn settle(&mut self, pending: Pending, result: Result<Option<Value>, String>, now: &Now, fx: &mut Vec<Effect>) {
         let Some(wished) = pending.wished else { return };
+        let late = pending.deadline.is_some_and(|t| t <= now.mono);
         let outcome = match (result, &wished.value) {
             (Ok(read), Some(value)) if read.as_ref() != Some(value) => {
                 let text = match &read {
@@ -403,39 +473,51 @@ impl Engine {
                 Outcome { value: read, ..Outcome::because(OutcomeKind::Failed, text) }
             }
             (Ok(read), _) => Outcome::done(read),
-            (Err(text), _) if pending.deadline <= now.mono => Outcome::because(OutcomeKind::Timeout, text),
+            (Err(text), _) if late => Outcome::because(OutcomeKind::Timeout, text),
             (Err(text), _) => Outcome::because(OutcomeKind::Failed, text),
         };
+        self.finish(pending.device, wished, &outcome, now, fx);
+    }
+
+    /// Devices that have not answered in time: the senders are told; what became of it is still owed.
+    pub(super) fn overdue(&mut self, now: &Now, fx: &mut Vec<Effect>) {
+        for ticket in self.commands.overdue(now.mono) {
+            let Some(pending) = self.commands.pending.get_mut(&ticket) else { continue };
+            pending.deadline = None;
+            let (device, wished) = (pending.device, pending.wished.take());
+            if let Some(wished) = wished {
+                let outcome = Outcome::because(OutcomeKind::Timeout, "the device did not answer in time");
+                self.finish(device, wished, &outcome, now, fx);
+            }
+        }
+        self.unpark(now, fx);
+    }
+
+    /// A command has come to its end: everybody who asked is answered.
+    fn finish(&mut self, device: DeviceId, wished: Wished, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
         if let Some(key) = wished.key {
             self.commands.remember(key, Some(outcome.clone()));
         }
-        let value = wished.value.as_ref();
-        self.answer(Some(pending.device), &wished.verb, value, &wished.reply, &outcome, now, fx);
-        fx.push(Effect::Ack(wished.ack));
+        for (reply, ack) in [(wished.reply, wished.ack)].into_iter().chain(wished.also) {
+            let about = About { device: Some(device), verb: &wished.verb, wished: wished.value.as_ref() };
+            self.answer(about, &reply, outcome, now, fx);
+            fx.push(Effect::Ack(ack));
+        }
     }
 
     /// Answers the sender, and tells the others on `bridge/event`.
-    fn answer(
-        &self,
-        device: Option<DeviceId>,
-        verb: &str,
-        wished: Option<&Value>,
-        reply: &Reply,
-        outcome: &Outcome,
-        now: &Now,
-        fx: &mut Vec<Effect>,
-    ) {
+    fn answer(&self, about: About, reply: &Reply, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
         let mut map = payload::outcome(outcome, reply.id.as_deref(), now.wall);
         if let Some(transaction) = &reply.transaction {
             map.insert("transaction".into(), transaction.clone());
         }
-        if let Some(device) = device {
-            let mut event = json!({ "event": "command", "device": self.device_name(device), "verb": verb });
-            if let Some(about) = event.as_object_mut() {
-                if let Some(wished) = wished {
-                    about.insert("wished".into(), payload::to_json(wished, "ON", "OFF"));
+        if let Some(device) = about.device {
+            let mut event = json!({ "event": "command", "device": self.device_name(device), "verb": about.verb });
+            if let Some(fields) = event.as_object_mut() {
+                if let Some(wished) = about.wished {
+                    fields.insert("wished".into(), payload::to_json(wished, "ON", "OFF"));
                 }
-                about.extend(map.iter().filter(|(k, _)| *k != "time").map(|(k, v)| (k.clone(), v.clone())));
+                fields.extend(map.iter().filter(|(k, _)| *k != "time").map(|(k, v)| (k.clone(), v.clone())));
             }
             self.bridge.event(&self.topics, event, now, fx);
         }
@@ -468,6 +550,12 @@ pub fn send_reply(reply: &Reply, map: Map<String, Json>, now: Mono) -> Option<Ef
 
 fn age(time: Wall, now: &Now) -> Duration {
     Duration::from_millis(now.wall.0.saturating_sub(time.0).max(0) as u64)
+}
+
+/// Whether it may have moved something.
+fn executed(kind: OutcomeKind) -> bool {
+    use OutcomeKind::{Busy, Expired, Rejected};
+    !matches!(kind, Rejected | Expired | Busy)
 }
 
 /// Whether doing it twice is the same as doing it once.

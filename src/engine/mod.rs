@@ -123,6 +123,8 @@ pub struct Engine {
     bridge: Bridge,
     up: bool,
     lost: Mono,
+    /// After [`Event::Stop`] nothing is wished any more.
+    stopping: bool,
 }
 
 impl Engine {
@@ -139,6 +141,7 @@ impl Engine {
             devices: setup.devices,
             up: false,
             lost: now.mono,
+            stopping: false,
         }
     }
 
@@ -168,6 +171,7 @@ impl Engine {
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
             Event::Wake => self.wake(now, fx),
             Event::Stop => {
+                self.stopping = true;
                 let writes = self.outputs.stop(now.mono);
                 self.force(writes, false, now, fx);
             }
@@ -192,9 +196,7 @@ impl Engine {
         self.points.due(now, fx);
         let forced = self.outputs.due(now.mono);
         self.force(forced, true, now, fx);
-        for ticket in self.commands.overdue(now.mono) {
-            self.acted(ticket, Err("the device did not answer in time".into()), now, fx);
-        }
+        self.overdue(now, fx);
         if self.up && self.bridge.next_wake() <= now.mono {
             self.bridge.health_sent(now.mono);
             fx.push(Effect::Health(None));

@@ -61,6 +61,8 @@ struct Output {
     pulse: Option<Duration>,
     /// Whether the loss of the broker was acted upon.
     loss_done: bool,
+    /// Not before this: it was tried and could not be done.
+    loss_again: Mono,
 }
 
 impl Output {
@@ -77,6 +79,8 @@ pub struct Outputs {
     groups: HashMap<String, Vec<DeviceId>>,
     /// Since when the broker is away; `None` while it is there.
     broker_lost: Option<Mono>,
+    /// After [`Outputs::stop`] nothing goes on any more.
+    stopped: bool,
 }
 
 fn text(d: Duration) -> String {
@@ -106,6 +110,7 @@ impl Outputs {
                 off_at: None,
                 pulse: None,
                 loss_done: false,
+                loss_again: Mono::default(),
             };
             outputs.list.insert(device.id, output);
         }
@@ -115,6 +120,13 @@ impl Outputs {
     /// Whether a device is an on/off output.
     pub fn has(&self, device: DeviceId) -> bool {
         self.list.contains_key(&device)
+    }
+
+    /// Whether a write to it, or to another member of its interlock, is on its way: a wish is judged better after it.
+    pub fn unsettled(&self, device: DeviceId) -> bool {
+        let Some(output) = self.list.get(&device) else { return false };
+        let others = output.limits.interlock.as_ref().and_then(|g| self.groups.get(g)).into_iter().flatten();
+        others.filter_map(|d| self.list.get(d)).chain([output]).any(|o| o.writing.is_some())
     }
 
     /// Judges a wish.
@@ -137,6 +149,10 @@ impl Outputs {
             && d > max
         {
             return refuse(OutcomeKind::Rejected, format!("{} is longer than max_on ({})", text(d), text(max)));
+        }
+        if matches!(wish, Wish::Pulse(d) if d < output.limits.min_on) {
+            let min = text(output.limits.min_on);
+            return refuse(OutcomeKind::Rejected, format!("the pulse is shorter than min_on ({min})"));
         }
         if target == is {
             if let Some(output) = self.list.get_mut(&device) {
@@ -184,8 +200,11 @@ impl Outputs {
             if other.writing.is_some() {
                 return Some(refuse(OutcomeKind::Busy, format!("{} is just being switched off", other.name)));
             }
-            // an output whose pin is unknown counts as just switched off
-            let off_for = if other.on == Some(false) { now.since(other.since) } else { Duration::ZERO };
+            if other.on.is_none() {
+                let reason = format!("whether {} is on is not known now (interlock {group})", other.name);
+                return Some(refuse(OutcomeKind::Busy, reason));
+            }
+            let off_for = now.since(other.since);
             let dead = output.limits.dead_time.max(other.limits.dead_time);
             if off_for < dead {
                 let left = text(dead - off_for);
@@ -257,7 +276,7 @@ impl Outputs {
             self.list
                 .values()
                 .filter(|o| !o.loss_done)
-                .filter_map(move |o| o.limits.on_broker_loss.map(|(d, _)| t.after(d)))
+                .filter_map(move |o| o.limits.on_broker_loss.map(|(d, _)| t.after(d).max(o.loss_again)))
         });
         off.chain(lost).min()
     }
@@ -279,11 +298,15 @@ impl Outputs {
                 continue;
             }
             let Some((after, state)) = output.limits.on_broker_loss else { continue };
-            if !output.loss_done && lost.is_some_and(|t| t.after(after) <= now) {
+            if !output.loss_done && lost.is_some_and(|t| t.after(after).max(output.loss_again) <= now) {
                 output.loss_done = true;
-                let Some(on) = state else { continue };
-                if !on || self.may_go_on(id, now).is_none() {
+                let Some(on) = state.filter(|on| !(*on && self.stopped)) else { continue };
+                if !on || output.on == Some(true) || self.may_go_on(id, now).is_none() {
                     forced.extend(self.force(id, on, format!("no broker for {}", text(after))));
+                } else if let Some(output) = self.list.get_mut(&id) {
+                    // min_off or a dead time runs, or another of the interlock is on
+                    output.loss_done = false;
+                    output.loss_again = now.after(RETRY);
                 }
             }
         }
@@ -292,7 +315,10 @@ impl Outputs {
 
     /// What the outputs are to be set to at an orderly stop; those that go off come first.
     pub fn stop(&mut self, now: Mono) -> Vec<Forced> {
-        let mut ids: Vec<_> = self.list.iter().filter_map(|(id, o)| o.limits.on_stop.map(|on| (on, *id))).collect();
+        self.stopped = true;
+        // nobody will hold an output that stays on to its limit
+        let state = |o: &Output| o.limits.on_stop.or((o.off_at.is_some() || o.pulse.is_some()).then_some(false));
+        let mut ids: Vec<_> = self.list.iter().filter_map(|(id, o)| state(o).map(|on| (on, *id))).collect();
         ids.sort();
         let mut forced = Vec::new();
         for (on, id) in ids {
@@ -305,7 +331,7 @@ impl Outputs {
 
     fn force(&mut self, device: DeviceId, on: bool, reason: String) -> Option<Forced> {
         let output = self.list.get_mut(&device)?;
-        if output.on.is_none() || (output.on == Some(on) && output.writing.is_none()) {
+        if output.on.is_none() || output.writing.or(output.on) == Some(on) {
             return None;
         }
         output.writing = Some(on);

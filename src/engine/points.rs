@@ -1,6 +1,6 @@
 //! Points: their filters, their last value, and the messages made of their readings.
 
-use crate::model::{Mono, Now, PointId, PointSpec, Quality, Stamp, Value};
+use crate::model::{Deliver, Mono, Now, PointId, PointSpec, Quality, Stamp, Value};
 use crate::wire::{ReadingRecord, Record};
 
 use super::filters::Chain;
@@ -69,23 +69,25 @@ impl Points {
         }
     }
 
-    /// Publishes the present value again; gives it, or `None` if nothing was ever read.
+    /// Publishes the present value again because somebody asked, however old it is; gives it, or `None` if nothing
+    /// was ever read.
     pub fn again(&mut self, id: PointId, now: &Now, fx: &mut Vec<Effect>) -> Option<Value> {
         let point = self.list.get_mut(id.0 as usize)?;
         let (value, quality, taken) = point.last.clone()?;
-        point.publish(value.clone(), quality, taken, now, fx);
+        let taken = point.holds(now).unwrap_or(taken);
+        point.publish_until(value.clone(), quality, taken, now.mono, now, fx);
         Some(value)
     }
 
-    /// States that may be unknown to a broker that came back: those not published since `lost`.
+    /// States that may be unknown to a broker that came back: those not published since `lost`, and those of which
+    /// nothing was kept. Not those of a device that is offline: nobody knows whether they still hold.
     pub fn announce(&mut self, lost: Mono, now: &Now, fx: &mut Vec<Effect>) {
         for point in &mut self.list {
-            if point.spec.stateful
-                && point.published < lost
+            if (point.published < lost || point.spec.deliver == Deliver::None)
+                && let Some(taken) = point.holds(now)
                 && let Some((value, quality, _)) = point.last.clone()
             {
-                // the state holds now: a reading of its own
-                point.publish(value, quality, now.stamp(), now, fx);
+                point.publish(value, quality, taken, now, fx);
             }
         }
     }
@@ -107,8 +109,8 @@ impl Points {
         for point in &mut self.list {
             if point.chain.next_wake().is_some_and(|t| t <= now.mono) {
                 for value in point.chain.wake(now.mono) {
-                    if let Some(heard) = point.heard {
-                        point.publish(value, Quality::Good, heard, now, fx);
+                    if let Some(taken) = point.holds(now).or(point.heard) {
+                        point.publish(value, Quality::Good, taken, now, fx);
                     }
                 }
             }
@@ -117,7 +119,25 @@ impl Points {
 }
 
 impl Point {
+    /// A state holds until its device says otherwise: repeated, it is a reading of now.
+    fn holds(&self, now: &Now) -> Option<Stamp> {
+        (self.spec.stateful && self.heard.is_some()).then(|| now.stamp())
+    }
+
     fn publish(&mut self, value: Value, quality: Quality, taken: Stamp, now: &Now, fx: &mut Vec<Effect>) {
+        self.publish_until(value, quality, taken, taken.mono, now, fx);
+    }
+
+    /// `counts_from` is when its `expiry` begins.
+    fn publish_until(
+        &mut self,
+        value: Value,
+        quality: Quality,
+        taken: Stamp,
+        counts_from: Mono,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
         let spec = &self.spec;
         self.last = Some((value.clone(), quality, taken));
         self.published = now.mono;
@@ -139,7 +159,7 @@ impl Point {
             priority: spec.priority,
             lane: u64::from(spec.id.0),
             deliver: spec.deliver,
-            expires: spec.expiry.map(|e| taken.mono.after(e)),
+            expires: spec.expiry.map(|e| counts_from.after(e)),
             retain: spec.retain,
             taken: Some(taken),
             source: self.source.clone(),

@@ -10,6 +10,7 @@
 //! - A serial port has one owner: a second one is refused, by the kernel or by a lock.
 
 mod command;
+pub mod pty;
 mod tcp;
 mod tty;
 mod wait;

@@ -1,7 +1,7 @@
 //! The hub: the one loop that feeds events to the engine and carries its effects out. It decides nothing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -22,6 +22,9 @@ use super::health::{self, LinkStatus};
 use super::outbox::{QueueOutbox, queue_stamp};
 use super::systemd;
 
+/// How long devices are held back at a time while the queue's memory is nearly full. It ends early when the queue has
+/// made room, and a dead end (a broker that takes nothing) costs a flooding device its speed, not the daemon its life.
+const HOLD: Duration = Duration::from_millis(250);
 /// Reports that are taken in one go, so that a flood does not starve the rest.
 const BATCH: usize = 64;
 
@@ -63,15 +66,20 @@ impl Hub {
         let mut reports = Vec::with_capacity(BATCH);
         let mut fx = Vec::new();
         let mut stopping: Option<oneshot::Sender<()>> = None;
-        let mut link_open = true;
+        let (mut link_open, mut devices_open) = (true, true);
+        // a full queue holds the devices back, and they their ports
+        let mut held: Option<Instant> = None;
         loop {
+            held = match held {
+                Some(until) if until > Instant::now() && self.outbox.pressed() => Some(until),
+                Some(_) => None,
+                None => self.outbox.pressed().then(|| Instant::now() + HOLD),
+            };
             let wake = self.engine.next_wake().map(|m| self.clock.instant(m));
             tokio::select! {
-                n = ears.reports.recv_many(&mut reports, BATCH) => {
-                    if n == 0 {
-                        // every device has ended, and the hub holds no sender
-                        return;
-                    }
+                n = ears.reports.recv_many(&mut reports, BATCH), if devices_open && held.is_none() => {
+                    // none: there are no devices, or all have ended
+                    devices_open = n > 0;
                     for report in reports.drain(..) {
                         self.report(report, &mut fx);
                     }
@@ -82,6 +90,7 @@ impl Hub {
                 },
                 Some((pin, high)) = ears.levels.recv() => self.feed(Event::SimLevel(pin, high), &mut fx),
                 () = ears.wake.notified() => {}
+                () = sleep_until(held.unwrap_or_else(Instant::now).into()), if held.is_some() => {}
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
                     self.feed(Event::Wake, &mut fx);
                 }
@@ -102,6 +111,8 @@ impl Hub {
                 let _ = answer.send(());
             }
         }
+        // a device that waits to report must not wait for ever
+        drop(ears);
         self.end().await;
     }
 

@@ -131,6 +131,11 @@ impl Topics {
     }
 }
 
+/// Whether an answer can be published on a topic that a sender has named. MQTT allows more than we would write.
+pub fn can_answer_on(topic: &str) -> bool {
+    (1..=65_535).contains(&topic.len()) && !topic.contains(['+', '#']) && !topic.chars().any(char::is_control)
+}
+
 /// Judges a topic to publish on, or a prefix of topics.
 pub fn check_topic(topic: &str) -> Result<(), String> {
     if topic.is_empty() {
@@ -162,6 +167,12 @@ mod tests {
     fn the_result_takes_the_place_of_the_verb() {
         assert_eq!(Topics::result_of("shed/pump/set"), "shed/pump/result");
         assert_eq!(Topics::result_of("a/b/c/pulse"), "a/b/c/result");
+    }
+
+    #[test]
+    fn an_answer_goes_where_mqtt_allows_it() {
+        assert!(can_answer_on("/answers//7") && can_answer_on("$aws/x"));
+        assert!(!can_answer_on("") && !can_answer_on("a/+") && !can_answer_on("a\0b"));
     }
 
     #[test]

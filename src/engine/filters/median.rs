@@ -32,7 +32,11 @@ impl Filter for Median {
             self.sorted.sort_by(f64::total_cmp);
             let mid = self.sorted.len() / 2;
             let upper = self.sorted.get(mid).copied().unwrap_or(n);
-            let lower = if self.sorted.len() % 2 == 0 { self.sorted.get(mid - 1).copied().unwrap_or(n) } else { upper };
+            let lower = if self.sorted.len().is_multiple_of(2) {
+                self.sorted.get(mid - 1).copied().unwrap_or(n)
+            } else {
+                upper
+            };
             lower / 2.0 + upper / 2.0
         })
     }

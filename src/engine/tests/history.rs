@@ -1,0 +1,253 @@
+//! Plays a history.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::config::When;
+use crate::config::scalar::Span;
+use crate::engine::bridge::{GapReport, Info};
+use crate::engine::{Effect, Engine, Event, Outgoing, Setup};
+use crate::model::{Action, DeviceId, DeviceStatus, Incoming, Mono, Now, PointId, Qos, Quality, Ticket, Value, Wall};
+use crate::plan::{Ask, Plan, check};
+use crate::wire::Record;
+use crate::wire::record::Sending;
+
+/// 2026-11-20T12:00:00Z: the clock of every history begins then.
+const NOON: i64 = 1_795_176_000_000;
+
+struct House {
+    engine: Engine,
+    devices: Vec<String>,
+    points: Vec<String>,
+    now: Now,
+    incoming: u64,
+}
+
+/// Plays the events of `history` in the house of `yaml`; gives them with what came of them.
+pub fn play(yaml: &str, history: &str) -> String {
+    let mut house = House::new(yaml);
+    let mut played = String::new();
+    for event in history.lines().filter(|l| !l.starts_with(' ')) {
+        played += event;
+        played.push('\n');
+        if event.is_empty() || event.starts_with('#') {
+            continue;
+        }
+        for line in house.happens(event) {
+            played += &format!("    {line}\n");
+        }
+    }
+    played
+}
+
+impl House {
+    fn new(yaml: &str) -> House {
+        let text = format!("version: 1\ngateway: {{ id: shed }}\n{yaml}");
+        let ask = Ask {
+            env: &|_| None,
+            base: std::path::Path::new("/nowhere"),
+            when: When::Run,
+            simulate: true,
+            host: "host",
+            machine: "m",
+        };
+        let checked = check(text.as_bytes(), &ask);
+        let Some(plan) = checked.plan else { panic!("{:#?}", checked.problems) };
+        let Plan { topics, devices, points, chains, .. } = plan;
+        let now = Now { wall: Wall(NOON), mono: Mono::default(), synced: true };
+        let devices: Vec<_> = devices.into_iter().map(|d| d.spec).collect();
+        let name = |p: &crate::model::PointSpec| {
+            let device = &devices[p.device.0 as usize];
+            if device.points.len() == 1 { device.name.clone() } else { format!("{}.{}", device.name, p.name) }
+        };
+        let names = points.iter().map(name).collect();
+        let info = Info { version: "1".into(), id: "shed".into(), ..Info::default() };
+        House {
+            devices: devices.iter().map(|d| d.name.clone()).collect(),
+            points: names,
+            engine: Engine::new(Setup { topics, devices, points, chains, info }, &now),
+            now,
+            incoming: 0,
+        }
+    }
+
+    fn happens(&mut self, line: &str) -> Vec<String> {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let event = match word {
+            "at" => return self.wait_until(rest.parse::<Span>().unwrap().0),
+            "unset" => {
+                self.now.synced = false;
+                return Vec::new();
+            }
+            "up" => Event::LinkUp,
+            "down" => Event::LinkDown,
+            "stop" => Event::Stop,
+            "online" => Event::Device(self.device(rest), DeviceStatus::Online),
+            "offline" => {
+                let (name, why) = rest.split_once(' ').unwrap();
+                Event::Device(self.device(name), DeviceStatus::Offline(why.into()))
+            }
+            "read" => {
+                let (name, value) = rest.split_once(' ').unwrap();
+                let point = self.points.iter().position(|p| p == name).unwrap_or_else(|| panic!("no point {name}"));
+                let (value, quality) = match value.strip_prefix("bad ") {
+                    Some(text) => (Value::Text(text.into()), Quality::Bad),
+                    None => (self::value(value), Quality::Good),
+                };
+                Event::Reading { point: PointId(point as u32), value, quality, taken: self.now.stamp() }
+            }
+            "acted" => {
+                let (ticket, what) = rest.split_once(' ').unwrap();
+                let result = match what.strip_prefix("failed ") {
+                    Some(why) => Err(why.to_owned()),
+                    None => Ok((what != "-").then(|| self::value(what))),
+                };
+                Event::Acted(Ticket(ticket.parse().unwrap()), result)
+            }
+            "in" => Event::Incoming(self.incoming(rest)),
+            "sim" => {
+                let (pin, level) = rest.split_once(' ').unwrap();
+                Event::SimLevel(pin.parse().unwrap(), level == "1")
+            }
+            "gap" => {
+                let parts: Vec<&str> = rest.splitn(4, ' ').collect();
+                let n = |i: usize| parts[i].parse().unwrap();
+                Event::Gap(GapReport { from: n(0), to: n(1), count: n(2), reason: parts[3].into(), point: None })
+            }
+            "problem" => Event::Problem(rest.into()),
+            other => panic!("no event `{other}`"),
+        };
+        self.feed(event)
+    }
+
+    fn feed(&mut self, event: Event) -> Vec<String> {
+        let mut fx = Vec::new();
+        self.engine.handle(event, &self.now, &mut fx);
+        fx.iter().map(|effect| self.shown(effect)).collect()
+    }
+
+    /// The clock goes on; each waking is said with its time.
+    fn wait_until(&mut self, until: Duration) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut woken = 0;
+        while let Some(wake) = self.engine.next_wake().filter(|w| w.0 <= until) {
+            self.set(wake.0.max(self.now.mono.0));
+            let at = self.now.mono.0;
+            lines.extend(self.feed(Event::Wake).into_iter().map(|line| format!("{}: {line}", Span(at))));
+            woken += 1;
+            assert!(woken < 1000, "it wants to be woken for ever at {}", Span(at));
+        }
+        self.set(until);
+        lines
+    }
+
+    fn set(&mut self, mono: Duration) {
+        assert!(mono >= self.now.mono.0, "the clock of a history does not go back");
+        self.now.mono = Mono(mono);
+        self.now.wall = Wall(NOON + mono.as_millis() as i64);
+    }
+
+    fn device(&self, name: &str) -> DeviceId {
+        DeviceId(self.devices.iter().position(|d| d == name).unwrap_or_else(|| panic!("no device {name}")) as u32)
+    }
+
+    /// `TOPIC (dup, retain, backlog, expiry 5s, reply a/b, corr xy, user k=v) PAYLOAD`
+    fn incoming(&mut self, rest: &str) -> Incoming {
+        self.incoming += 1;
+        let (topic, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        let mut m = Incoming { topic: topic.into(), ack: self.incoming, ..Incoming::default() };
+        let mut payload = rest;
+        if let Some((flags, behind)) = rest.strip_prefix('(').and_then(|r| r.split_once(')')) {
+            payload = behind.trim_start();
+            for flag in flags.split(", ") {
+                let (key, value) = flag.split_once(' ').unwrap_or((flag, ""));
+                match key {
+                    "dup" => m.dup = true,
+                    "retain" => m.retain = true,
+                    "backlog" => m.backlog = true,
+                    "expiry" => m.properties.expiry = Some(value.parse::<Span>().unwrap().0),
+                    "reply" => m.properties.response_topic = Some(value.into()),
+                    "corr" => m.properties.correlation = Some(value.into()),
+                    "user" => {
+                        let (k, v) = value.split_once('=').unwrap();
+                        m.properties.user.push((k.into(), v.into()));
+                    }
+                    other => panic!("no flag `{other}`"),
+                }
+            }
+        }
+        m.payload = payload.as_bytes().to_vec();
+        m
+    }
+
+    fn shown(&self, effect: &Effect) -> String {
+        match effect {
+            Effect::Send(outgoing) => self.sent(outgoing),
+            Effect::Act(device, ticket, action) => {
+                let what = match action {
+                    Action::Set(value) => format!("set {value}"),
+                    Action::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes).escape_debug()),
+                };
+                format!("act {} {} {what}", ticket.0, self.devices[device.0 as usize])
+            }
+            Effect::Ack(n) => format!("ack {n}"),
+            Effect::DriveSim(pin, high) => format!("drive {pin} {}", u8::from(*high)),
+            Effect::Health(None) => "health".into(),
+            Effect::Health(Some(reply)) => {
+                let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
+                format!("health to {}{transaction}", reply.topic.as_deref().unwrap_or("nobody"))
+            }
+        }
+    }
+
+    fn sent(&self, out: &Outgoing) -> String {
+        let taken = out.taken.unwrap_or_else(|| self.now.stamp());
+        let sending = Sending { seq: None, replayed: false, taken, ours: false, expires_in: None, now: self.now };
+        let message = out.record.clone().into_message(&sending);
+        assert_eq!(out.reading, matches!(out.record, Record::Reading(_)));
+        assert_eq!(out.retain, message.retain, "the queue must know what is retained");
+        let topic = message.topic.strip_prefix("shed/").unwrap_or(&message.topic);
+        let mut text = String::from_utf8_lossy(&message.payload).into_owned();
+        // the present time says nothing
+        if let Ok(Json::Object(mut map)) = serde_json::from_str::<Json>(&text) {
+            if map.get("time") == Some(&crate::wire::payload::time_text(self.now.wall).into()) {
+                map.remove("time");
+            }
+            text = match (topic, map.get("event").and_then(Json::as_str)) {
+                // the same as in the answer
+                ("bridge/event", Some("command")) => {
+                    let word = |key: &str| map.get(key).and_then(Json::as_str).unwrap_or_default();
+                    format!("command {} {} {}", word("device"), word("verb"), word("outcome"))
+                }
+                ("bridge/info", _) => map.keys().cloned().collect::<Vec<_>>().join(" "),
+                _ => Json::Object(map).to_string(),
+            };
+        }
+        let mut line = format!("{topic} {text}");
+        if let Some(corr) = &message.properties.correlation {
+            line += &format!(" corr {}", String::from_utf8_lossy(corr));
+        }
+        if message.retain {
+            line += " retained";
+        }
+        if message.qos != Qos::AtLeastOnce {
+            line += &format!(" qos {}", message.qos.number());
+        }
+        for (key, value) in message.properties.user.iter().filter(|(k, _)| k != "time") {
+            line += &format!(" {key}={value}");
+        }
+        if taken.mono != self.now.mono {
+            line += &format!(" taken {}", Span(taken.mono.0));
+        }
+        line
+    }
+}
+
+fn value(text: &str) -> Value {
+    match text {
+        "ON" => Value::Bool(true),
+        "OFF" => Value::Bool(false),
+        other => Value::parse(other),
+    }
+}
