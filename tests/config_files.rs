@@ -178,8 +178,8 @@ fn collect(schema: &Value, keys: &mut BTreeSet<String>) {
 
 #[test]
 fn other_tools_words_come_to_the_same_plan() {
-    let ours = "version: 1\nmqtt: {url: \"mqtt://pi:1884\", topic_prefix: home, username: joe}\nports: {m: {path: /dev/serial0, baud_rate: 1200}}\ndevices:\n  a: {kind: digital_in, pin: 4, pull: up, debounce: 50ms, unit: l}\n  b: {kind: serial, port: m, points: {t: {unit: mm}}}\n";
-    let other = "version: 1\nmqtt: {host: pi, port: 1884, base_topic: home, user: joe}\nports: {m: {path: /dev/serial0, baud: 1200}}\ndevices:\n  a: {kind: digital_in, pin: 4, pullup: true, bouncetime: 50, unit_of_measurement: l}\n  b: {kind: serial, port: m, points: {t: {unit_of_measurement: mm}}}\n";
+    let ours = "version: 1\nmqtt: {url: \"mqtt://pi:1884\", topic_prefix: home, username: joe}\nports: {m: {path: /dev/serial0, baud_rate: 1200}}\ndevices:\n  a: {kind: digital_in, pin: 4, pull: up, debounce: 50ms, unit: l}\n  b: {kind: serial, port: m, points: {t: {unit: mm, filters: [{round: 1}, {delta: 2%}]}}}\n";
+    let other = "version: 1\nmqtt: {host: pi, port: 1884, base_topic: home, user: joe}\nports: {m: {path: /dev/serial0, baud: 1200}}\ndevices:\n  a: {kind: digital_in, pin: 4, pullup: true, bouncetime: 50, unit_of_measurement: l}\n  b: {kind: serial, port: m, points: {t: {unit_of_measurement: mm, filters: [{round: 1}, {delta: 2%}]}}}\n";
     let explained = |text: &str| {
         let ask =
             Ask { env: &env, base: Path::new(""), when: When::Run, simulate: false, host: "h", machine: "abcdef" };
@@ -191,7 +191,9 @@ fn other_tools_words_come_to_the_same_plan() {
     };
     let (text, json) = explained(ours);
     assert_eq!((text.clone(), json), explained(other));
-    for part in ["mqtt://pi:1884", "home/a", "pulled up", "[mm]"] {
+    for part in
+        ["mqtt://pi:1884", "home/a", "pulled up, debounce 50ms", "[mm]", "ON or OFF; qos 1", "round 1 → delta 2%"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

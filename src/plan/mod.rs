@@ -60,6 +60,8 @@ pub struct Plan {
     pub points: Vec<PointSpec>,
     /// Their filters as written, for `explain`.
     pub filters: Vec<Vec<String>>,
+    /// What their values are, for `explain`.
+    pub values: Vec<&'static str>,
     /// Their filters.
     pub chains: Vec<Chain>,
     /// All topics.
@@ -214,6 +216,7 @@ impl Resolver<'_> {
             devices,
             points: all.specs,
             filters: all.filters,
+            values: all.values,
             chains: all.chains,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),

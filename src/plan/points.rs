@@ -15,6 +15,7 @@ pub(super) struct Points {
     pub specs: Vec<PointSpec>,
     pub filters: Vec<Vec<String>>,
     pub chains: Vec<Chain>,
+    pub values: Vec<&'static str>,
     /// Who publishes where: topic, owner, place.
     taken: Vec<(String, String, Option<Place>)>,
 }
@@ -124,7 +125,10 @@ impl Resolver<'_> {
             device_class: keys.device_class.clone(),
             stateful: draft.stateful,
         });
-        all.filters.push(keys.filters.iter().filter_map(|f| f.word().map(|(name, _)| name.to_owned())).collect());
+        let shown =
+            keys.filters.iter().filter_map(|f| f.word().map(|(name, value)| format!("{name} {}", value.shown())));
+        all.filters.push(shown.collect());
+        all.values.push(draft.values);
         all.chains.push(chain);
     }
 }
