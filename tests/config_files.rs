@@ -1,6 +1,7 @@
 //! Every file below `tests/configs/valid` passes without a word; every one below `tests/configs/invalid` gives exactly
 //! the report beside it. `UPDATE_EXPECT=1 cargo test --test config_files` writes the reports anew: read the difference.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,9 @@ use pinpost::config::{self, Loaded, When};
 use pinpost::model::Problem;
 use pinpost::plan::{self, Ask, Checked};
 use proptest::prelude::*;
+use regex::Regex;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// What a file comes to: as written, and as judged.
 struct Judged {
@@ -24,8 +27,9 @@ struct Judged {
 /// The whole check of a file, its form and its meaning, as on a machine called `testhost`.
 fn check(bytes: &[u8]) -> Judged {
     let loaded = config::load(bytes, &env, &plan::vocabulary());
-    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
-    let ask = Ask { env: &env, base: &base, when: When::Check, simulate: false, host: "testhost", machine: "abcdef" };
+    // relative, so that a report with a path in it is the same on every machine
+    let base = Path::new("tests/configs");
+    let ask = Ask { env: &env, base, when: When::Check, simulate: false, host: "testhost", machine: "abcdef" };
     let Checked { plan, problems, text } = plan::check(bytes, &ask);
     Judged { loaded, problems, text, runs: plan.is_some() }
 }
@@ -104,8 +108,9 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
+/// The files below `tests/configs`.
 fn files(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs").join(folder);
+    let folder = root().join("tests/configs").join(folder);
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -115,19 +120,92 @@ fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files that must be right: those of the tests and those that users are given.
+fn good_files() -> Vec<PathBuf> {
+    let given = ["config.example.yaml", "packaging/config.yaml"].map(|name| root().join(name));
+    let files = files("valid");
+    assert!(files.len() >= 3);
+    files.into_iter().chain(given).collect()
+}
+
 fn name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }
 
 #[test]
 fn valid_files_pass_without_a_word() {
-    let files = files("valid");
-    assert!(!files.is_empty());
-    for path in files {
+    for path in good_files() {
         let bytes = config::read(&path).unwrap();
         let judged = check(&bytes);
         assert!(judged.problems.is_empty(), "{}", judged.report(&name(&path)));
         assert!(judged.runs);
+    }
+}
+
+#[test]
+fn the_example_shows_every_key_and_both_documents_explain_it() {
+    let schema = config::schema::plain(&plan::vocabulary());
+    let mut keys = BTreeSet::new();
+    collect(&schema, &mut keys);
+    assert!(keys.len() > 90, "{keys:?}");
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (example, doc) = (read("config.example.yaml"), read("docs/configuration.md"));
+    for key in keys {
+        let shown = Regex::new(&format!(r"(?m)(^|[\s{{,#]){key}(:| \||  )")).unwrap();
+        assert!(shown.is_match(&example), "config.example.yaml does not show `{key}`");
+        let explained = Regex::new(&format!(r"`([^`\n]*[^`\n\w])?{key}([^`\n\w][^`\n]*)?`")).unwrap();
+        assert!(explained.is_match(&doc), "docs/configuration.md does not explain `{key}`");
+    }
+}
+
+/// Every key that a schema knows.
+fn collect(schema: &Value, keys: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::Object(properties)) = map.get("properties") {
+                keys.extend(properties.keys().cloned());
+            }
+            map.values().for_each(|v| collect(v, keys));
+        }
+        Value::Array(list) => list.iter().for_each(|v| collect(v, keys)),
+        _ => {}
+    }
+}
+
+#[test]
+fn other_tools_words_come_to_the_same_plan() {
+    let ours = "version: 1\nmqtt: {url: \"mqtt://pi:1884\", topic_prefix: home, username: joe}\nports: {m: {path: /dev/serial0, baud_rate: 1200}}\ndevices:\n  a: {kind: digital_in, pin: 4, pull: up, debounce: 50ms, unit: l}\n  b: {kind: serial, port: m, points: {t: {unit: mm, filters: [{round: 1}, {delta: 2%}]}}}\n";
+    let other = "version: 1\nmqtt: {host: pi, port: 1884, base_topic: home, user: joe}\nports: {m: {path: /dev/serial0, baud: 1200}}\ndevices:\n  a: {kind: digital_in, pin: 4, pullup: true, bouncetime: 50, unit_of_measurement: l}\n  b: {kind: serial, port: m, points: {t: {unit_of_measurement: mm, filters: [{round: 1}, {delta: 2%}]}}}\n";
+    let explained = |text: &str| {
+        let ask =
+            Ask { env: &env, base: Path::new(""), when: When::Run, simulate: false, host: "h", machine: "abcdef" };
+        let checked = plan::check(text.as_bytes(), &ask);
+        assert!(checked.problems.is_empty(), "{:?}", checked.problems);
+        let plan = checked.plan.unwrap();
+        assert_eq!(plan.link.login, Some(("joe".into(), String::new())));
+        (plan::explain(&plan), plan::explain_json(&plan))
+    };
+    let (text, json) = explained(ours);
+    assert_eq!((text.clone(), json), explained(other));
+    for part in
+        ["mqtt://pi:1884", "home/a", "pulled up, debounce 50ms", "[mm]", "ON or OFF; qos 1", "round 1 → delta 2%"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn of_the_page_for_users_only_what_is_still_to_come_is_refused() {
+    let path = root().join("tests/configs/invalid/product.yaml");
+    let judged = check(&config::read(&path).unwrap());
+    let errors: Vec<_> = judged.problems.iter().filter(|p| !p.warning).collect();
+    assert!(!errors.is_empty());
+    for problem in errors {
+        assert!(problem.text.contains("not supported by this version"), "{}", judged.report("product.yaml"));
     }
 }
 
@@ -164,7 +242,7 @@ fn the_schema_for_editors_is_valid_and_accepts_valid_files() {
     jsonschema::meta::validate(&schema).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();
     assert!(!schema.to_string().contains("x-"), "words of our own stay inside");
-    for path in files("valid") {
+    for path in good_files() {
         let text = std::fs::read_to_string(&path).unwrap();
         let json: serde_json::Value = serde_yaml::from_str(&text).unwrap();
         let errors: Vec<String> = validator.iter_errors(&json).map(|e| format!("{}: {e}", e.instance_path())).collect();
@@ -188,6 +266,11 @@ fn the_schema_for_editors_refuses_what_check_refuses() {
         "devices: {sim: {kind: digital_in, pin: 17}}",
         "defaults: {qos: 3}",
         "queue: {max_size: 64}",
+        "queue: {replay: {rate: fast}}",
+        "ports: {a: {usb: {vid: 0403}}}",
+        "devices: {a: {kind: serial, port: a, frame: cobz}}",
+        "devices: {a: {kind: serial, port: a, points: {t: {as: u7}}}}",
+        "devices: {a: {kind: digital_out, pin: 17, on_broker_loss: {do: safe}}}",
     ] {
         let json: serde_json::Value = serde_yaml::from_str(yaml).unwrap();
         assert!(!validator.is_valid(&json), "{yaml}");

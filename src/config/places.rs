@@ -53,6 +53,14 @@ impl Places {
         self.dropped.iter().any(|d| d.iter().zip(path).all(|(a, b)| a == b))
     }
 
+    /// Whether what was written at `path` was left out whole.
+    pub fn gone(&self, path: &[&str]) -> bool {
+        (0..=path.len()).any(|n| {
+            let above: Vec<String> = path.iter().take(n).map(|s| (*s).to_owned()).collect();
+            self.dropped.contains(&above)
+        })
+    }
+
     /// The keys written in the mapping at `path`, right or wrong.
     pub fn keys(&self, path: &[&str]) -> Vec<&str> {
         let mut node = self.root.as_ref();
@@ -113,6 +121,7 @@ mod tests {
         assert_eq!(places.value(&["a", "b", "1"]), at(2, 10));
         assert_eq!(places.value(&["a", "b"]), at(2, 3), "a list is shown by its key");
         assert_eq!(places.keys(&["a"]), ["b", "c"]);
+        assert!(places.gone(&["a", "b", "1"]) && places.gone(&["a", "b", "1", "x"]) && !places.gone(&["a", "b"]));
         assert!(places.misspelt(&["a", "b"], "1") && !places.misspelt(&["a"], "1"));
         assert_eq!(places.key(&["a", "b"]), at(2, 3));
         assert_eq!(places.value(&["a", "c"]), at(3, 3));

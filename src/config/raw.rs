@@ -346,6 +346,13 @@ impl Params {
     pub fn read_at<T: DeserializeOwned>(&self) -> Result<T, (Vec<String>, String)> {
         serde_path_to_error::deserialize(json(&self.0)).map_err(|e| (super::steps(e.path()), e.inner().to_string()))
     }
+    /// As a person would write it on one line.
+    pub fn shown(&self) -> String {
+        match json(&self.0) {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        }
+    }
     /// For `{name: value}`: the name and the value.
     pub fn word(&self) -> Option<(&str, Params)> {
         let map = self.0.as_mapping().filter(|m| m.len() == 1)?;

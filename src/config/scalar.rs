@@ -231,8 +231,8 @@ impl FromStr for SyncKey {
                 Ok(span) if span.0 >= Duration::from_millis(10) && span.0 <= Duration::from_secs(3600) => {
                     Ok(SyncKey::Within(span))
                 }
-                Ok(_) => Err("`sync` is from 10ms to 1h, or always".into()),
-                Err(text) => Err(format!("{text}; or write always")),
+                Ok(_) => Err(format!("`{text}` is out of range; write a time from 10ms to 1h, or always")),
+                Err(text) => Err(format!("{text}, or always")),
             },
         }
     }

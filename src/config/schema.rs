@@ -352,6 +352,8 @@ fn widen(map: &mut Map<String, Value>) {
     let format = map.get("format").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (types, pattern) = match format.as_str() {
         "duration" => (json!(["string"]), r"\$\{|^\s*([0-9.]+\s*[a-zµ]+\s*)+$"),
+        "rate" => (json!(["string"]), r"\$\{|^\s*(unlimited|[0-9.]+\s*/s)\s*$"),
+        "sync" => (json!(["string"]), r"\$\{|^\s*(always|([0-9.]+\s*[a-zµ]+\s*)+)$"),
         "size" => (json!(["string"]), r"\$\{|^\s*[0-9.]+\s*([kKMG]|[kKMG]?i?B)\s*$"),
         "on-off" => (
             json!(["boolean", "string"]),

@@ -9,6 +9,12 @@ use super::schema::types;
 use super::tree::{Scalar, cut};
 use crate::model::is_name;
 
+/// What a schema shows as examples.
+fn examples(leaf: &Value) -> Vec<String> {
+    let list = leaf.get("examples").and_then(Value::as_array).into_iter().flatten();
+    list.map(|e| e.as_str().map_or_else(|| e.to_string(), str::to_owned)).collect()
+}
+
 /// What is wrong, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
@@ -79,7 +85,9 @@ pub fn judge(scalar: &Scalar, leaf: &Value, secret: bool) -> Result<Yaml, Wrong>
             }
             None => {
                 let bare = Scalar { plain: true, ..scalar.clone() };
-                let quoted = !scalar.plain && natural(&bare).is_number();
+                let whole = |n: &serde_yaml::Value| wants("number") || n.is_i64() || n.is_u64();
+                let bare = natural(&bare);
+                let quoted = !scalar.plain && bare.is_number() && whole(&bare);
                 let help = match quoted && !secret {
                     true => format!("write {} without quotes", cut(text)),
                     false => format!("write {} {}", hint::wanted(&[leaf]), range(leaf)).trim_end().to_owned(),
@@ -253,7 +261,10 @@ fn string(text: &str, leaf: &Value, shown: &str) -> Result<Yaml, Wrong> {
     {
         return Err(Wrong::new(
             format!("{shown} has not the form that is wanted"),
-            Some(format!("it must fit {pattern}")),
+            Some(match examples(leaf) {
+                examples if examples.is_empty() => format!("it must fit {pattern}"),
+                examples => format!("write it like {}", examples.join(" or ")),
+            }),
         ));
     }
     Ok(Yaml::String(text.to_owned()))
@@ -261,6 +272,9 @@ fn string(text: &str, leaf: &Value, shown: &str) -> Result<Yaml, Wrong> {
 
 /// The message for a name that is none.
 pub fn not_a_name(text: &str, shown: &str) -> Wrong {
+    if text.is_empty() {
+        return Wrong::new("the name is empty".into(), Some("write something like `boiler-2`".into()));
+    }
     let lower: String = text
         .trim()
         .to_lowercase()

@@ -83,7 +83,11 @@ impl<'p> At<'p> {
             ["ports", port] => format!("port `{port}`"),
             ["devices", device, "points", point] => format!("point `{point}` of device `{device}`"),
             ["devices", device, "commands", command] => format!("command `{command}` of device `{device}`"),
-            ["devices", device, keys @ ..] => format!("`{}` of device `{device}`", keys.join(".")),
+            ["devices", device, keys @ ..] => {
+                // the number of an item says nothing to people, who see the line
+                let words: Vec<&str> = keys.iter().copied().filter(|k| k.parse::<usize>().is_err()).collect();
+                format!("`{}` of device `{device}`", words.join("."))
+            }
             keys => format!("`{}`", keys.join(".")),
         }
     }

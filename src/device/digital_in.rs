@@ -102,8 +102,13 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     }
     let inverted = keys.inverted.unwrap_or_default().0;
     let pull = keys.pull.map_or(Pull::Off, Pull::from);
+    let debounce = match (on, off) {
+        (on, off) if on == off && on == zero => String::new(),
+        (on, off) if on == off => format!(", debounce {on}"),
+        (on, off) => format!(", debounce {on} on and {off} off"),
+    };
     let notes = vec![format!(
-        "pin {}{}{}",
+        "pin {}{}{}{debounce}",
         keys.pin,
         match pull {
             Pull::Up => ", pulled up",
@@ -114,7 +119,13 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     )];
     let driver = DigitalIn { pin: keys.pin.0, pull, inverted, hold_on: on.0, hold_off: off.0 };
     Some(Built {
-        points: vec![PointDraft { name: "state".into(), keys: keys.point, path: vec![], stateful: true }],
+        points: vec![PointDraft {
+            name: "state".into(),
+            keys: keys.point,
+            path: vec![],
+            values: "ON or OFF",
+            stateful: true,
+        }],
         point_verbs: vec!["get"],
         device_verbs: vec![],
         output: None,

@@ -132,6 +132,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     }
     if let (Some(max), min) = (keys.max_on, span(keys.min_on))
         && max.0 <= min
+        && !max.0.is_zero()
     {
         desk.error(&["max_on"], "`max_on` is not longer than `min_on`", "give max_on more time");
     }
@@ -171,12 +172,24 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     };
     let inverted = keys.inverted.unwrap_or_default().0;
     let mut notes = vec![format!("pin {}{}, safe {}", keys.pin, if inverted { ", inverted" } else { "" }, OnOff(safe))];
-    for (key, value) in [("max_on", keys.max_on), ("min_on", keys.min_on), ("min_off", keys.min_off)] {
+    let word = |state: Option<bool>| state.map_or("keep".to_owned(), |on| OnOff(on).to_string());
+    notes.push(format!("initial {}, on_stop {}", word(state(initial)), word(limits.on_stop)));
+    if let Some((after, to)) = limits.on_broker_loss {
+        notes.push(format!("{} when the broker has been away for {}", word(to), Span(after)));
+    }
+    let times = [("max_on", keys.max_on), ("min_on", keys.min_on), ("min_off", keys.min_off)];
+    for (key, value) in times.into_iter().chain([("auto_off", keys.auto_off)]) {
         notes.extend(value.map(|s| format!("{key} {s}")));
     }
     notes.extend(keys.interlock.as_ref().map(|g| format!("interlock {g}, dead time {}", Span(limits.dead_time))));
     Some(Built {
-        points: vec![PointDraft { name: "state".into(), keys: keys.point, path: vec![], stateful: true }],
+        points: vec![PointDraft {
+            name: "state".into(),
+            keys: keys.point,
+            path: vec![],
+            values: "ON or OFF",
+            stateful: true,
+        }],
         point_verbs: vec!["set", "get", "pulse"],
         device_verbs: vec![],
         output: Some(limits),

@@ -45,6 +45,8 @@ pub struct PointDraft {
     pub keys: PointKeys,
     /// Path of those keys below the device, for problems: empty, or `points`, name.
     pub path: Vec<String>,
+    /// What its values are, for `explain`.
+    pub values: &'static str,
     /// Whether it holds a state that lasts.
     pub stateful: bool,
 }

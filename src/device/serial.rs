@@ -13,7 +13,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep_until, timeout};
 
-use crate::codec::{CheckKeys, DecodeKeys, FieldKeys, FrameKeys, Joined, KeyError, Output, Pipeline};
+use crate::codec::{
+    CheckKeys, DecodeKeys, DecodeType, FieldKeys, FieldType, FrameKeys, Joined, KeyError, Output, Pipeline,
+};
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
 use crate::hal::port::{self, PortKind, PortSpec};
@@ -87,12 +89,16 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
             for KeyError { path, text, help } in errors {
                 let path: Vec<&str> = path.split('.').collect();
                 // only follows from what was left out there as wrong
-                if match path.first() {
-                    Some(&"points") => frame || decode,
-                    Some(&"check") => frame || wrong("check"),
-                    Some(&section) => wrong(section),
-                    None => false,
-                } {
+                let follows = match path.as_slice() {
+                    ["points", point] => {
+                        frame || decode || desk.places.dropped(&["devices", desk.name, "points", point])
+                    }
+                    ["points", ..] => frame || decode,
+                    ["check", ..] => frame || wrong("check"),
+                    [section, ..] => wrong(section),
+                    [] => false,
+                };
+                if follows {
                     continue;
                 }
                 let problem = Problem::error(desk.place(&path), text);
@@ -110,7 +116,8 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         .into_iter()
         .map(|(name, point)| {
             let path = vec!["points".to_owned(), name.clone()];
-            PointDraft { name, keys: point.keys, path, stateful: false }
+            let values = values(&point.field, decode.kind);
+            PointDraft { name, keys: point.keys, path, values, stateful: false }
         })
         .collect();
     Some(Built {
@@ -122,6 +129,25 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         notes: vec![format!("port {}: {}", port.name, port.kind)],
         driver: Box::new(Serial { port, pipeline: Mutex::new(pipeline) }),
     })
+}
+
+/// What a point's values are.
+fn values(field: &FieldKeys, decode: DecodeType) -> &'static str {
+    match (field.kind, decode) {
+        (Some(FieldType::Number), _) => "a number",
+        (Some(FieldType::Text), _) => "text",
+        (Some(FieldType::Bool), _) => "ON or OFF",
+        (None, DecodeType::Binary | DecodeType::Tlv) if field.bit.is_some() => "ON or OFF",
+        (None, DecodeType::Binary | DecodeType::Tlv) if field.text.is_some() => "text",
+        (None, DecodeType::Binary | DecodeType::Tlv) if field.bytes.is_none() && says_number(field) => "a number",
+        (None, DecodeType::Binary | DecodeType::Tlv) => "bytes",
+        (None, DecodeType::Raw) if field.pattern.is_none() => "bytes",
+        (None, _) => "a number or text",
+    }
+}
+
+fn says_number(field: &FieldKeys) -> bool {
+    field.number.is_some() || field.bcd.is_some() || field.bits.is_some()
 }
 
 /// One reading that a push of bytes gave.

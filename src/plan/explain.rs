@@ -51,13 +51,14 @@ pub fn explain(plan: &Plan) -> String {
         for id in &device.spec.points {
             let Some(point) = plan.points.get(id.0 as usize) else { continue };
             let (deliver, payload, priority) = words(point);
+            let values = plan.values.get(id.0 as usize).copied().unwrap_or_default();
             let unit = point.unit.as_ref().map_or(String::new(), |u| format!(" [{u}]"));
             let _ = writeln!(out, "  {}{unit}  {}", point.name, point.topic);
             let retain = if point.retain { ", retained" } else { "" };
             let expiry = point.expiry.map_or(String::new(), |e| format!(", expires after {}", Span(e)));
             let _ = writeln!(
                 out,
-                "    qos {}{retain}, {payload}, while offline: {deliver}, priority {priority}{expiry}",
+                "    {values}; qos {}{retain}, {payload}, while offline: {deliver}, priority {priority}{expiry}",
                 point.qos.number()
             );
             if let Some(filters) = plan.filters.get(id.0 as usize).filter(|f| !f.is_empty()) {
@@ -90,6 +91,7 @@ pub fn explain_json(plan: &Plan) -> Json {
                     Some(json!({
                         "name": point.name, "topic": point.topic, "qos": point.qos.number(), "retain": point.retain,
                         "deliver": deliver, "payload": payload, "priority": priority, "unit": point.unit,
+                        "values": plan.values.get(id.0 as usize),
                         "device_class": point.device_class, "filters": plan.filters.get(id.0 as usize),
                         "expiry": point.expiry.map(|e| Span(e).to_string()),
                     }))

@@ -45,12 +45,16 @@ impl Resolver<'_> {
         }
         let keep_alive = mqtt.keep_alive.map_or(Duration::from_secs(30), |s| s.0);
         if !(MIN_KEEP_ALIVE..=Duration::from_secs(65_535)).contains(&keep_alive) {
-            self.error(&["mqtt", "keep_alive"], "keep_alive is from 5s to 65535s", "write keep_alive: 30s");
+            self.error(&["mqtt", "keep_alive"], "`keep_alive` is from 5s to 65535s", "write `keep_alive: 30s`");
         }
         let in_flight = mqtt.in_flight.unwrap_or(64);
         let client_id = mqtt.client_id.clone().unwrap_or_else(|| format!("pinpost-{id}-{}", self.ask.machine));
         if client_id.is_empty() || client_id.chars().any(char::is_control) || client_id.len() > 256 {
-            self.error(&["mqtt", "client_id"], "a client id has 1 to 256 printable characters", "or leave it out");
+            self.error(
+                &["mqtt", "client_id"],
+                "a client id has 1 to 256 printable characters",
+                "write one, or leave it out",
+            );
         }
         let username = self.secret("username", mqtt.username.as_ref(), mqtt.username_file.as_deref());
         let password = self.secret("password", mqtt.password.as_ref(), mqtt.password_file.as_deref());
@@ -132,17 +136,17 @@ impl Resolver<'_> {
         let path = |file: &Option<String>| file.as_ref().map(|f| self.ask.base.join(f));
         let files = TlsFiles { ca: path(&raw.ca_file), cert: path(&raw.cert_file), key: path(&raw.key_file) };
         let place = self.places.value(&["mqtt", "tls"]);
+        let paired = files.cert.is_some() == files.key.is_some();
+        let missing = if files.cert.is_some() { "key_file" } else { "cert_file" };
+        if !paired && !self.places.misspelt(&["mqtt", "tls"], missing) {
+            let text = format!("`tls` has no `{missing}`: the certificate and its key belong together");
+            self.problems.push(Problem::error(place, text).help(format!("add `{missing}:`")));
+        }
         let urls_known = !urls.is_empty() && !self.places.misspelt(&["mqtt"], "url");
         if urls_known && !urls.iter().any(|u| u.scheme.tls()) {
-            let text = "`tls` is given and no url uses it";
-            self.problems.push(Problem::error(place, text).help("write mqtts://HOST:8883 or wss://"));
-        } else if files.cert.is_some() != files.key.is_some() {
-            let missing = if files.cert.is_some() { "key_file" } else { "cert_file" };
-            if !self.places.misspelt(&["mqtt", "tls"], missing) {
-                let text = format!("`tls` has no `{missing}`: the certificate and its key belong together");
-                self.problems.push(Problem::error(place, text).help(format!("add `{missing}:`")));
-            }
-        } else if let Err(text) = client_config(&files) {
+            let text = "`tls` is given and no url uses it: nothing is encrypted";
+            self.problems.push(Problem::warning(place, text).help("write mqtts://HOST:8883 or wss://, or remove it"));
+        } else if paired && let Err(text) = client_config(&files) {
             let mut problem =
                 Problem::error(place, text).help("the file must be there, and readable, where the daemon runs");
             problem.warning = self.ask.when == When::Check;

@@ -60,6 +60,8 @@ pub struct Plan {
     pub points: Vec<PointSpec>,
     /// Their filters as written, for `explain`.
     pub filters: Vec<Vec<String>>,
+    /// What their values are, for `explain`.
+    pub values: Vec<&'static str>,
     /// Their filters.
     pub chains: Vec<Chain>,
     /// All topics.
@@ -214,6 +216,7 @@ impl Resolver<'_> {
             devices,
             points: all.specs,
             filters: all.filters,
+            values: all.values,
             chains: all.chains,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
@@ -246,7 +249,8 @@ impl Resolver<'_> {
 
     fn broker(&mut self, broker: &Broker) -> Option<SocketAddr> {
         let listen = broker.listen.as_deref().unwrap_or("127.0.0.1:1883");
-        let with_port = if listen.contains(':') { listen.to_owned() } else { format!("{listen}:1883") };
+        let listen = listen.replace("localhost", "127.0.0.1");
+        let with_port = if listen.contains(':') { listen.clone() } else { format!("{listen}:1883") };
         match with_port.parse::<SocketAddr>() {
             Ok(address) => {
                 if !address.ip().is_loopback() {

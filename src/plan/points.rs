@@ -15,6 +15,7 @@ pub(super) struct Points {
     pub specs: Vec<PointSpec>,
     pub filters: Vec<Vec<String>>,
     pub chains: Vec<Chain>,
+    pub values: Vec<&'static str>,
     /// Who publishes where: topic, owner, place.
     taken: Vec<(String, String, Option<Place>)>,
 }
@@ -90,10 +91,19 @@ impl Resolver<'_> {
         let chain = match Chain::build(&keys.filters) {
             Ok(chain) => chain,
             Err(errors) => {
+                // the chain was built of those that were right in form
+                let index = |i: &usize| i.to_string();
+                let kept: Vec<String> = (0..)
+                    .take_while(|i| self.places.has(&[&at("filters")[..], &[index(i).as_str()]].concat()))
+                    .filter(|i| !self.places.gone(&[&at("filters")[..], &[index(i).as_str()]].concat()))
+                    .map(|i| index(&i))
+                    .collect();
                 for (i, text) in errors {
-                    let index = i.to_string();
-                    let path: Vec<&str> = at("filters").into_iter().chain([index.as_str()]).collect();
-                    self.problems.push(Problem::error(self.places.value(&path), text));
+                    let word = keys.filters.get(i).and_then(|f| f.word()).map_or("", |(name, _)| name);
+                    let index = kept.get(i).map_or("", String::as_str);
+                    let text = if text.starts_with('`') { text } else { format!("`{word}`: {text}") };
+                    let place = self.places.value(&[&at("filters")[..], &[index, word]].concat());
+                    self.problems.push(Problem::error(place, text));
                 }
                 Chain::default()
             }
@@ -115,7 +125,10 @@ impl Resolver<'_> {
             device_class: keys.device_class.clone(),
             stateful: draft.stateful,
         });
-        all.filters.push(keys.filters.iter().filter_map(|f| f.word().map(|(name, _)| name.to_owned())).collect());
+        let shown =
+            keys.filters.iter().filter_map(|f| f.word().map(|(name, value)| format!("{name} {}", value.shown())));
+        all.filters.push(shown.collect());
+        all.values.push(draft.values);
         all.chains.push(chain);
     }
 }
