@@ -4,128 +4,60 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pinpost::config::{self, Loaded, Vocabulary};
+use indexmap::IndexMap;
+use pinpost::config::raw::PointKeys;
+use pinpost::config::scalar::{OnOff, Pin, Span};
+use pinpost::config::{self, Loaded, When};
 use pinpost::model::Problem;
+use pinpost::plan::{self, Ask, Checked};
 use proptest::prelude::*;
+use serde::Deserialize;
 
-#[expect(dead_code, reason = "most of these types are only read for their shape")]
-mod words {
-    //! A small vocabulary that stands in for the real kinds and filters.
+/// What a file comes to: as written, and as judged.
+struct Judged {
+    loaded: Loaded,
+    problems: Vec<Problem>,
+    text: String,
+    runs: bool,
+}
 
-    use indexmap::IndexMap;
-    use pinpost::config::raw::{OneOrMany, PointKeys};
-    use pinpost::config::scalar::{OnOff, Pin, Span};
-    use pinpost::config::{Vocabulary, Word};
-    use schemars::JsonSchema;
-    use serde::Deserialize;
+/// The whole check of a file, its form and its meaning, as on a machine called `testhost`.
+fn check(bytes: &[u8]) -> Judged {
+    let loaded = config::load(bytes, &env, &plan::vocabulary());
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
+    let ask = Ask { env: &env, base: &base, when: When::Check, simulate: false, host: "testhost", machine: "abcdef" };
+    let Checked { plan, problems, text } = plan::check(bytes, &ask);
+    Judged { loaded, problems, text, runs: plan.is_some() }
+}
 
-    #[derive(Deserialize, JsonSchema)]
-    #[serde(rename_all = "snake_case")]
-    pub enum Pull {
-        /// Up.
-        Up,
-        /// Down.
-        Down,
-        /// Neither.
-        Off,
+impl Judged {
+    fn report(&self, name: &str) -> String {
+        config::report::render(&self.problems, name, &self.text, false)
     }
+}
 
-    #[derive(Deserialize, JsonSchema)]
-    #[serde(untagged)]
-    pub enum Debounce {
-        One(Span),
-        Two { on: Span, off: Span },
-    }
+#[derive(Deserialize)]
+struct Input {
+    pin: Pin,
+    pull: String,
+    debounce: Span,
+}
 
-    #[derive(Deserialize, JsonSchema)]
-    pub struct DigitalIn {
-        pub pin: Pin,
-        pub pull: Option<Pull>,
-        pub inverted: Option<OnOff>,
-        pub debounce: Option<Debounce>,
-        #[serde(flatten)]
-        pub point: PointKeys,
-    }
+#[derive(Deserialize)]
+struct Output {
+    safe: OnOff,
+    #[serde(flatten)]
+    point: PointKeys,
+}
 
-    #[derive(Deserialize, JsonSchema)]
-    #[serde(rename_all = "snake_case")]
-    pub enum Initial {
-        Off,
-        On,
-        Keep,
-    }
-
-    #[derive(Deserialize, JsonSchema)]
-    pub struct DigitalOut {
-        pub pin: Pin,
-        pub initial: Option<Initial>,
-        pub safe: Option<OnOff>,
-        pub max_on: Option<Span>,
-        #[serde(flatten)]
-        pub point: PointKeys,
-    }
-
-    #[derive(Deserialize, JsonSchema)]
-    #[serde(rename_all = "snake_case")]
-    pub enum FrameWord {
-        /// COBS.
-        Cobs,
-        /// SLIP.
-        Slip,
-    }
-
-    #[derive(Deserialize, JsonSchema)]
-    #[serde(untagged)]
-    pub enum Frame {
-        Word(FrameWord),
-        Delimiter { delimiter: String, max: Option<u32> },
-        Length { start: Option<String>, length: u16, max: Option<u32> },
-    }
-
-    #[derive(Deserialize, JsonSchema)]
-    #[serde(tag = "type", rename_all = "snake_case")]
-    pub enum Decode {
-        Keyvalue { pair: Option<String>, assign: Option<String> },
-        Csv { columns: Vec<String>, separator: Option<String> },
-        Text,
-    }
-
-    #[derive(Deserialize, JsonSchema)]
-    pub struct FieldPoint {
-        pub field: Option<OneOrMany>,
-        pub range: Option<(f64, f64)>,
-        #[serde(flatten)]
-        pub point: PointKeys,
-    }
-
-    #[derive(Deserialize, JsonSchema)]
-    pub struct Serial {
-        pub port: String,
-        pub frame: Frame,
-        pub decode: Decode,
-        #[serde(default)]
-        pub points: IndexMap<String, FieldPoint>,
-    }
-
-    pub fn vocabulary() -> Vocabulary {
-        Vocabulary {
-            kinds: vec![
-                Word { name: "digital_in", summary: "An input.", schema: |g| g.subschema_for::<DigitalIn>() },
-                Word { name: "digital_out", summary: "An output.", schema: |g| g.subschema_for::<DigitalOut>() },
-                Word { name: "serial", summary: "Frames.", schema: |g| g.subschema_for::<Serial>() },
-            ],
-            filters: vec![
-                Word { name: "offset", summary: "Adds.", schema: |g| g.subschema_for::<f64>() },
-                Word { name: "throttle", summary: "At most as often.", schema: |g| g.subschema_for::<Span>() },
-            ],
-        }
-    }
+#[derive(Deserialize)]
+struct Instrument {
+    points: IndexMap<String, PointKeys>,
 }
 
 #[test]
 fn what_was_written_arrives_as_types() {
-    let bytes = SEED.as_bytes();
-    let loaded = check(bytes).0;
+    let loaded = check(SEED.as_bytes()).loaded;
     let raw = &loaded.raw;
     assert_eq!(raw.mqtt.client_id.as_deref(), Some("4711"));
     assert_eq!(raw.mqtt.password.as_ref().unwrap().reveal(), "CANARY");
@@ -134,48 +66,32 @@ fn what_was_written_arrives_as_types() {
     assert_eq!(raw.ports["meter"].baud_rate, Some(9600));
     assert_eq!(raw.ports["scale"].usb.as_ref().unwrap().vid.0, 0x0403);
     assert_eq!(raw.devices.len(), 6);
-    let bell: words::DigitalIn = raw.devices["bell"].params.read().unwrap();
-    assert_eq!(bell.pin.0, 4);
-    assert!(matches!(bell.pull, Some(words::Pull::Up)));
-    assert!(matches!(bell.debounce, Some(words::Debounce::One(span)) if span.0.as_millis() == 50));
-    let gate: words::DigitalIn = raw.devices["gate"].params.read().unwrap();
-    assert_eq!(gate.point.payload_on.as_deref(), Some("1"));
-    assert_eq!(gate.point.payload_off.as_deref(), Some("off"));
-    let pump: words::DigitalOut = raw.devices["pump"].params.read().unwrap();
-    assert!(matches!(pump.initial, Some(words::Initial::Off)));
-    assert!(!pump.safe.unwrap().0);
-    let weather: words::Serial = raw.devices["weather"].params.read().unwrap();
-    assert_eq!(weather.points["temperature"].range, Some((-40.0, 85.5)));
-    let (filter, value) = weather.points["temperature"].point.filters[1].word().unwrap();
+    let bell: Input = raw.devices["bell"].params.read().unwrap();
+    assert_eq!((bell.pin.0, bell.pull.as_str(), bell.debounce.0.as_millis()), (4, "up", 50));
+    let pump: Output = raw.devices["pump"].params.read().unwrap();
+    assert!(!pump.safe.0);
+    assert_eq!(pump.point.payload_on.as_deref(), Some("1"));
+    assert_eq!(pump.point.payload_off.as_deref(), Some("off"));
+    let weather: Instrument = raw.devices["weather"].params.read().unwrap();
+    assert_eq!(weather.points["humidity"].unit.as_deref(), Some("%"));
+    let (filter, value) = weather.points["temperature"].filters[1].word().unwrap();
     assert_eq!((filter, value.read::<String>().unwrap().as_str()), ("throttle", "5s"));
-    let error = raw.devices["door"].params.read_at::<words::Serial>().err().unwrap();
-    assert!(error.1.contains("port"), "{error:?}");
+    let error = raw.devices["door"].params.read_at::<Instrument>().err().unwrap();
+    assert!(error.1.contains("points"), "{error:?}");
     assert_eq!(loaded.places.value(&["devices", "bell", "debounce"]).unwrap().col, 67);
 }
 
 #[test]
 fn what_is_wrong_is_left_out_and_the_rest_arrives() {
-    let text = "queue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_in}\n  c: {kind: digital_in, pin: 99}\n";
-    let (loaded, problems) = check(text.as_bytes());
-    assert_eq!(problems.len(), 4);
+    let text = "version: 1\nqueue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_in}\n  c: {kind: digital_in, pin: 99}\n";
+    let Judged { loaded, problems, .. } = check(text.as_bytes());
+    assert_eq!(problems.len(), 4, "{problems:?}");
     assert_eq!(loaded.raw.queue.max_size.unwrap().0, 2 << 20);
     assert_eq!(loaded.raw.queue.max_age, None);
     assert_eq!(loaded.raw.devices.keys().collect::<Vec<_>>(), ["a"]);
     let places = &loaded.places;
     assert!(places.has(&["devices", "b"]) && places.dropped(&["devices", "b"]));
     assert!(places.dropped(&["devices", "a", "pull"]) && !places.dropped(&["devices", "a", "pin"]));
-}
-
-/// The real words come here once they are there.
-fn vocabulary() -> Vocabulary {
-    words::vocabulary()
-}
-
-/// The whole check of a file. Later: the check of its meaning too.
-fn check(bytes: &[u8]) -> (Loaded, Vec<Problem>) {
-    let loaded = config::load(bytes, &env, &vocabulary());
-    let problems = loaded.problems.clone();
-    (loaded, problems)
 }
 
 fn env(name: &str) -> Option<String> {
@@ -209,9 +125,9 @@ fn valid_files_pass_without_a_word() {
     assert!(!files.is_empty());
     for path in files {
         let bytes = config::read(&path).unwrap();
-        let (loaded, problems) = check(&bytes);
-        assert!(problems.is_empty(), "{}", config::report::render(&problems, &name(&path), &loaded.text, false));
-        assert!(loaded.readable);
+        let judged = check(&bytes);
+        assert!(judged.problems.is_empty(), "{}", judged.report(&name(&path)));
+        assert!(judged.runs);
     }
 }
 
@@ -219,14 +135,18 @@ fn valid_files_pass_without_a_word() {
 fn invalid_files_give_the_report_beside_them() {
     let update = std::env::var_os("UPDATE_EXPECT").is_some();
     let files = files("invalid");
-    assert!(files.len() >= 20);
+    assert!(files.len() >= 40);
     for path in files {
         let bytes = config::read(&path).unwrap();
-        let (loaded, problems) = check(&bytes);
-        let report = config::report::render(&problems, &name(&path), &loaded.text, false);
-        let json = config::report::render_json(&problems, &name(&path), &loaded.text).to_string();
+        let judged = check(&bytes);
+        let problems = &judged.problems;
+        let mqtt = &judged.loaded.raw.mqtt;
+        let secrets = (&mqtt.username, &mqtt.password);
+        let report = judged.report(&name(&path));
+        let json = config::report::render_json(problems, &name(&path), &judged.text).to_string();
         assert!(!problems.is_empty(), "{} has no problem", path.display());
-        for shown in [report.clone(), json, format!("{problems:?}"), format!("{:?}", loaded.raw)] {
+        assert_eq!(judged.runs, problems.iter().all(|p| p.warning), "{}", path.display());
+        for shown in [report.clone(), json, format!("{problems:?}"), format!("{:?}", secrets)] {
             assert!(!shown.contains("CANARY"), "{} shows a secret: {shown}", path.display());
         }
         let expected = path.with_extension("txt");
@@ -240,7 +160,7 @@ fn invalid_files_give_the_report_beside_them() {
 
 #[test]
 fn the_schema_for_editors_is_valid_and_accepts_valid_files() {
-    let schema = config::schema(&vocabulary());
+    let schema = config::schema(&plan::vocabulary());
     jsonschema::meta::validate(&schema).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();
     assert!(!schema.to_string().contains("x-"), "words of our own stay inside");
@@ -254,7 +174,7 @@ fn the_schema_for_editors_is_valid_and_accepts_valid_files() {
 
 #[test]
 fn the_schema_for_editors_refuses_what_check_refuses() {
-    let validator = jsonschema::draft202012::new(&config::schema(&vocabulary())).unwrap();
+    let validator = jsonschema::draft202012::new(&config::schema(&plan::vocabulary())).unwrap();
     for yaml in [
         "mqt: {}",
         "mqtt: {urls: x}",
@@ -271,15 +191,15 @@ fn the_schema_for_editors_refuses_what_check_refuses() {
     ] {
         let json: serde_json::Value = serde_yaml::from_str(yaml).unwrap();
         assert!(!validator.is_valid(&json), "{yaml}");
-        assert!(!check(yaml.as_bytes()).1.is_empty(), "{yaml}");
+        assert!(!check(yaml.as_bytes()).problems.is_empty(), "{yaml}");
     }
 }
 
 /// The one problem's text and how long it took.
 fn only(bytes: &[u8]) -> (String, Duration) {
     let start = Instant::now();
-    let (loaded, problems) = check(bytes);
-    let report = config::report::render(&problems, "f", &loaded.text, false);
+    let judged = check(bytes);
+    let report = judged.report("f");
     assert!(!report.is_empty());
     (report, start.elapsed())
 }
@@ -372,13 +292,13 @@ proptest! {
             pieces[at.min(last)].push_str(&put);
         }
         let text = pieces.concat();
-        let (loaded, problems) = check(text.as_bytes());
+        let Judged { problems, text: shown_text, .. } = check(text.as_bytes());
         // and with a problem at every line, whatever was found
         let mut all = problems.clone();
         for line in 1..=text.lines().count() {
             all.push(Problem::error(Some(pinpost::model::Place { line, col: 1, len: 200 }), "x"));
         }
-        let shown = config::report::render(&all, "f", &loaded.text, false);
+        let shown = config::report::render(&all, "f", &shown_text, false);
         prop_assert!(!shown.contains("CANARY"), "{text}\n-----\n{shown}");
         prop_assert!(!format!("{problems:?}").contains("CANARY"), "{text}\n-----\n{problems:?}");
     }
@@ -386,10 +306,10 @@ proptest! {
 
 fn only_ends(bytes: &[u8]) {
     let start = Instant::now();
-    let (loaded, problems) = check(bytes);
-    let report = config::report::render(&problems, "f", &loaded.text, false);
-    assert_eq!(problems.is_empty(), report.is_empty());
-    for problem in &problems {
+    let judged = check(bytes);
+    let report = judged.report("f");
+    assert_eq!(judged.problems.is_empty(), report.is_empty());
+    for problem in &judged.problems {
         if let Some(place) = problem.place {
             assert!(place.line >= 1 && place.col >= 1 && place.len >= 1, "{problem:?}");
         }

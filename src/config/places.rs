@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::hint;
 use super::tree::{Kind, Node};
 use crate::model::Place;
 
@@ -22,7 +23,8 @@ impl Places {
         self.dropped.insert(path);
     }
 
-    /// Where the value at `path` stands, or else its nearest ancestor's key.
+    /// Where the value at `path` stands, or else its nearest ancestor's key. A mapping or list is shown by its key:
+    /// its first line says nothing of the whole.
     pub fn value(&self, path: &[&str]) -> Option<Place> {
         self.find(path, true)
     }
@@ -51,6 +53,29 @@ impl Places {
         self.dropped.iter().any(|d| d.iter().zip(path).all(|(a, b)| a == b))
     }
 
+    /// The keys written in the mapping at `path`, right or wrong.
+    pub fn keys(&self, path: &[&str]) -> Vec<&str> {
+        let mut node = self.root.as_ref();
+        for step in path {
+            node = match node.map(|n| &n.kind) {
+                Some(Kind::Map(entries)) => entries.iter().find(|e| e.key == *step).map(|e| &e.value),
+                _ => None,
+            };
+        }
+        match node.map(|n| &n.kind) {
+            Some(Kind::Map(entries)) => entries.iter().map(|e| e.key.as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether `key` of the mapping at `section` was written wrongly: left out itself, or under a name that lies near.
+    pub fn misspelt(&self, section: &[&str], key: &str) -> bool {
+        self.dropped.iter().any(|path| match path.split_last() {
+            Some((last, above)) => above == section && (last == key || hint::near(last, [key]).is_some()),
+            None => false,
+        })
+    }
+
     fn find(&self, path: &[&str], value: bool) -> Option<Place> {
         let mut node = self.root.as_ref()?;
         let mut place = node.place;
@@ -60,8 +85,8 @@ impl Places {
                 Kind::Map(entries) => {
                     let Some(entry) = entries.iter().find(|e| e.key == *step) else { break };
                     node = &entry.value;
-                    let empty = matches!(&node.kind, Kind::Scalar(s) if s.is_null());
-                    place = if last && value && !empty { node.place } else { entry.place };
+                    let shown = matches!(&node.kind, Kind::Scalar(s) if !s.is_null());
+                    place = if last && value && shown { node.place } else { entry.place };
                 }
                 Kind::List(items) => {
                     let Some(item) = step.parse::<usize>().ok().and_then(|i| items.get(i)) else { break };
@@ -86,6 +111,9 @@ mod tests {
         let places = Places::new(root, vec![vec!["a".into(), "b".into(), "1".into()]]);
         let at = |line, col| Some(Place { line, col, len: 1 });
         assert_eq!(places.value(&["a", "b", "1"]), at(2, 10));
+        assert_eq!(places.value(&["a", "b"]), at(2, 3), "a list is shown by its key");
+        assert_eq!(places.keys(&["a"]), ["b", "c"]);
+        assert!(places.misspelt(&["a", "b"], "1") && !places.misspelt(&["a"], "1"));
         assert_eq!(places.key(&["a", "b"]), at(2, 3));
         assert_eq!(places.value(&["a", "c"]), at(3, 3));
         assert_eq!(places.value(&["a", "nope", "x"]), at(1, 1));

@@ -59,6 +59,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
         match ms {
+            0 if self.0.is_zero() => f.write_str("0s"),
             0 => write!(f, "{}us", self.0.as_micros()),
             _ if ms.is_multiple_of(86_400_000) => write!(f, "{}d", ms / 86_400_000),
             _ if ms.is_multiple_of(3_600_000) => write!(f, "{}h", ms / 3_600_000),
@@ -365,7 +366,7 @@ mod tests {
 
     #[test]
     fn spans_print_as_they_are_written() {
-        for s in ["250ms", "15m", "7d", "2h", "90s", "0us"] {
+        for s in ["250ms", "15m", "7d", "2h", "90s", "0s", "20us"] {
             assert_eq!(s.parse::<Span>().unwrap().to_string(), s);
         }
     }

@@ -115,6 +115,10 @@ impl Desk<'_> {
             Err((path, text)) => {
                 let path: Vec<&str> = path.iter().map(String::as_str).collect();
                 let place = self.place(&path);
+                let text = match path.last() {
+                    Some(key) => format!("`{key}`: {text}"),
+                    None => text,
+                };
                 self.problems.push(Problem::error(place, text));
                 None
             }

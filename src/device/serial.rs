@@ -82,8 +82,19 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     let pipeline = match Pipeline::new(&frame, keys.check.as_ref(), &decode, &fields) {
         Ok(pipeline) => Some(pipeline),
         Err(errors) => {
+            let wrong = |key: &str| desk.places.dropped(&["devices", desk.name, key]);
+            let (frame, decode) = (wrong("frame"), wrong("decode"));
             for KeyError { path, text, help } in errors {
                 let path: Vec<&str> = path.split('.').collect();
+                // only follows from what was left out there as wrong
+                if match path.first() {
+                    Some(&"points") => frame || decode,
+                    Some(&"check") => frame || wrong("check"),
+                    Some(&section) => wrong(section),
+                    None => false,
+                } {
+                    continue;
+                }
                 let problem = Problem::error(desk.place(&path), text);
                 desk.problems.push(match help {
                     Some(help) => problem.help(help),

@@ -22,6 +22,8 @@ use super::{Effect, Engine, Outgoing};
 
 /// How long a device may take to act. What it has not begun by then it must not begin.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How many commands wait for a write that is on its way.
+const PARKED: usize = 64;
 /// How many ids are remembered, so that a redelivery is executed once.
 const REMEMBERED: usize = 1024;
 /// How many further askers wait for the outcome of one command.
@@ -68,6 +70,8 @@ struct Wished {
 pub struct Commands {
     next: u64,
     pending: HashMap<Ticket, Pending>,
+    /// Commands that came while the write before them was on its way, in order.
+    parked: VecDeque<(Asked, Incoming)>,
     /// Ids with their outcomes; `None` while it is being carried out.
     seen: VecDeque<(String, Option<Outcome>)>,
 }
@@ -99,6 +103,10 @@ impl Commands {
     pub fn of_device(&self, device: DeviceId) -> Vec<Ticket> {
         self.tickets(|p| p.device == device)
     }
+    /// Whether a command may wait for a write that is on its way: not behind a device that does not answer.
+    fn may_park(&self) -> bool {
+        self.parked.len() < PARKED && self.pending.values().all(|p| p.deadline.is_some())
+    }
     fn tickets(&self, which: impl Fn(&Pending) -> bool) -> Vec<Ticket> {
         let mut all: Vec<_> = self.pending.iter().filter(|(_, p)| which(p)).map(|(t, _)| *t).collect();
         all.sort();
@@ -123,6 +131,7 @@ struct Asked {
     verb: String,
     wish: command::Wish,
     reply: Reply,
+    came: Mono,
 }
 
 /// What an answer is about.
@@ -165,7 +174,7 @@ impl Engine {
                 match command::parse(&message) {
                     Ok(wish) => {
                         let reply = Reply { id: wish.id.clone(), ..reply };
-                        self.command(Asked { device, point, verb, wish, reply }, &message, now, fx);
+                        self.command(Asked { device, point, verb, wish, reply, came: now.mono }, &message, now, fx);
                     }
                     Err(text) => {
                         let outcome = Outcome::because(OutcomeKind::Rejected, text);
@@ -245,7 +254,7 @@ impl Engine {
         match command::parse(&inner) {
             Ok(wish) => {
                 let reply = Reply { id: wish.id.clone(), ..reply };
-                self.command(Asked { device, point, verb: verb_wanted, wish, reply }, message, now, fx);
+                self.command(Asked { device, point, verb: verb_wanted, wish, reply, came: now.mono }, message, now, fx);
             }
             Err(text) => refuse(self, &reply, text, fx),
         }
@@ -283,6 +292,12 @@ impl Engine {
                     return;
                 }
             }
+        }
+        let waits =
+            self.outputs.unsettled(asked.device) || self.commands.parked.iter().any(|(a, ..)| a.device == asked.device);
+        if waits && self.outputs.has(asked.device) && self.commands.may_park() {
+            self.commands.parked.push_back((asked, message.clone()));
+            return;
         }
         let verdict = match self.refusal(&asked, message, now) {
             Some(outcome) => Err(outcome),
@@ -435,6 +450,30 @@ impl Engine {
                 self.points.reading(*point, Value::Bool(on), Default::default(), now.stamp(), now, fx);
             }
         }
+        self.settle(pending, result, now, fx);
+        self.unpark(now, fx);
+    }
+
+    /// Judges anew what has waited for a write.
+    fn unpark(&mut self, now: &Now, fx: &mut Vec<Effect>) {
+        for (asked, message) in std::mem::take(&mut self.commands.parked) {
+            let waited = now.mono.since(asked.came);
+            match asked.wish.ttl {
+                // without a time the ttl counts from when it came
+                Some(ttl) if asked.wish.time.is_none() && waited > ttl => {
+                    let text =
+                        format!("it waited {} for the command before it and holds for {}", Span(waited), Span(ttl));
+                    let outcome = Outcome::because(OutcomeKind::Expired, text);
+                    self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
+                    fx.push(Effect::Ack(message.ack));
+                }
+                _ => self.command(asked, &message, now, fx),
+            }
+        }
+    }
+
+    /// Answers the command that was carried out.
+    fn settle(&mut self, pending: Pending, result: Result<Option<Value>, String>, now: &Now, fx: &mut Vec<Effect>) {
         let Some(wished) = pending.wished else { return };
         let late = pending.deadline.is_some_and(|t| t <= now.mono);
         let outcome = match (result, &wished.value) {
@@ -463,6 +502,7 @@ impl Engine {
                 self.finish(device, wished, &outcome, now, fx);
             }
         }
+        self.unpark(now, fx);
     }
 
     /// A command has come to its end: everybody who asked is answered.

@@ -122,6 +122,13 @@ impl Outputs {
         self.list.contains_key(&device)
     }
 
+    /// Whether a write to it, or to another member of its interlock, is on its way: a wish is judged better after it.
+    pub fn unsettled(&self, device: DeviceId) -> bool {
+        let Some(output) = self.list.get(&device) else { return false };
+        let others = output.limits.interlock.as_ref().and_then(|g| self.groups.get(g)).into_iter().flatten();
+        others.filter_map(|d| self.list.get(d)).chain([output]).any(|o| o.writing.is_some())
+    }
+
     /// Judges a wish.
     pub fn wish(&mut self, device: DeviceId, wish: Wish, now: Mono) -> Verdict {
         let Some(output) = self.list.get(&device) else {

@@ -84,7 +84,9 @@ pub(super) struct Life {
     paused_until: Option<Instant>,
     pause: Duration,
     subscribe_again: Option<(Instant, Vec<Subscription>)>,
-    acks: VecDeque<(u16, bool)>,
+    /// Messages that are not acknowledged yet, in the order in which they came: acknowledgements go out in that order
+    /// (MQTT 3.1.1 and 5, section 4.6), whatever order the owner gives them in. rumqttd hangs up otherwise.
+    owed: VecDeque<Owed>,
     backlog: Backlog,
     /// One packet at a time, until the record that ends connections is found.
     pub(super) careful: bool,
@@ -93,6 +95,14 @@ pub(super) struct Life {
     leaving: Option<Instant>,
     goodbye: bool,
     gone: bool,
+}
+
+/// An acknowledgement that a broker waits for.
+struct Owed {
+    id: u16,
+    qos2: bool,
+    /// The owner has acted on the message or refused it.
+    ready: bool,
 }
 
 impl Life {
@@ -116,7 +126,7 @@ impl Life {
             paused_until: None,
             pause: RETRY_FIRST,
             subscribe_again: None,
-            acks: VecDeque::new(),
+            owed: VecDeque::new(),
             backlog: Backlog::default(),
             careful: false,
             taken: 0,
@@ -218,11 +228,11 @@ impl Link {
 
     /// Gives the library as much as it may have. True: there is more, once the owner has heard what is pending.
     fn pump(&mut self, life: &mut Life) -> bool {
-        while let Some(&(id, qos2)) = life.acks.front() {
-            if !life.session.client.ack(id, qos2) {
+        while let Some(owed) = life.owed.front().filter(|o| o.ready) {
+            if !life.session.client.ack(owed.id, owed.qos2) {
                 break;
             }
-            life.acks.pop_front();
+            life.owed.pop_front();
         }
         if life.welcome.is_none() || life.goodbye {
             return false;
@@ -449,13 +459,14 @@ impl Link {
                 "a message of {size} bytes on {topic} was thrown away; at most {MAX_INCOMING} are taken"
             )));
             if id != 0 {
-                life.acks.push_back((id, qos2));
+                life.owed.push_back(Owed { id, qos2, ready: true });
             }
             return;
         }
         incoming.backlog = life.backlog.message(id != 0);
         if id != 0 {
             incoming.ack = (life.number << 17) | (u64::from(qos2) << 16) | u64::from(id);
+            life.owed.push_back(Owed { id, qos2, ready: false });
         }
         self.pending.push_back(LinkEvent::Incoming(incoming));
     }
@@ -463,7 +474,10 @@ impl Link {
     fn ack(&mut self, life: &mut Life, ack: u64) {
         if ack >> 17 == life.number {
             life.backlog.acked();
-            life.acks.push_back(((ack & 0xFFFF) as u16, ack & 0x1_0000 != 0));
+            let (id, qos2) = ((ack & 0xFFFF) as u16, ack & 0x1_0000 != 0);
+            if let Some(owed) = life.owed.iter_mut().find(|o| !o.ready && o.id == id && o.qos2 == qos2) {
+                owed.ready = true;
+            }
         }
     }
 

@@ -59,7 +59,13 @@ impl Resolver<'_> {
                 Some((user.reveal().to_owned(), password.map_or(String::new(), |p| p.reveal().to_owned())))
             }
             (None, Some(_)) if mqtt.username.is_none() && mqtt.username_file.is_none() => {
-                self.error(&["mqtt"], "there is a password and no user name", "add username: …");
+                let near = |key| self.places.misspelt(&["mqtt"], key);
+                if !near("username") && !near("username_file") {
+                    let key = if mqtt.password.is_some() { "password" } else { "password_file" };
+                    let place = self.places.key(&["mqtt", key]);
+                    let text = "there is a password and no user name";
+                    self.problems.push(Problem::error(place, text).help("add `username:`, or remove the password"));
+                }
                 None
             }
             (None, _) => None,
@@ -126,9 +132,16 @@ impl Resolver<'_> {
         let path = |file: &Option<String>| file.as_ref().map(|f| self.ask.base.join(f));
         let files = TlsFiles { ca: path(&raw.ca_file), cert: path(&raw.cert_file), key: path(&raw.key_file) };
         let place = self.places.value(&["mqtt", "tls"]);
-        if !urls.is_empty() && !urls.iter().any(|u| u.scheme.tls()) {
+        let urls_known = !urls.is_empty() && !self.places.misspelt(&["mqtt"], "url");
+        if urls_known && !urls.iter().any(|u| u.scheme.tls()) {
             let text = "`tls` is given and no url uses it";
             self.problems.push(Problem::error(place, text).help("write mqtts://HOST:8883 or wss://"));
+        } else if files.cert.is_some() != files.key.is_some() {
+            let missing = if files.cert.is_some() { "key_file" } else { "cert_file" };
+            if !self.places.misspelt(&["mqtt", "tls"], missing) {
+                let text = format!("`tls` has no `{missing}`: the certificate and its key belong together");
+                self.problems.push(Problem::error(place, text).help(format!("add `{missing}:`")));
+            }
         } else if let Err(text) = client_config(&files) {
             let mut problem =
                 Problem::error(place, text).help("the file must be there, and readable, where the daemon runs");

@@ -7,10 +7,12 @@ mod explain;
 mod link;
 mod points;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::mask::Masks;
 use crate::config::raw::{Broker, Port, Raw, ReplayOrder, WhenFull};
 use crate::config::scalar::SyncKey;
 use crate::config::{Loaded, Vocabulary, When};
@@ -101,15 +103,42 @@ pub fn vocabulary() -> Vocabulary {
 
 /// Reads and judges a file's bytes.
 pub fn check(bytes: &[u8], ask: &Ask) -> Checked {
-    let Loaded { raw, problems, places, text, readable } =
-        crate::config::load(bytes, &|name| (ask.env)(name), &vocabulary());
+    let taken: RefCell<Vec<(String, String)>> = RefCell::default();
+    let env = |name: &str| {
+        let value = (ask.env)(name);
+        taken.borrow_mut().extend(value.iter().map(|v| (name.to_owned(), v.clone())));
+        value
+    };
+    let Loaded { raw, problems, places, text, readable } = crate::config::load(bytes, &env, &vocabulary());
+    let in_form = problems.len();
     let mut resolver = Resolver { raw: &raw, places: &places, problems, ask };
     let plan = if readable { resolver.resolve(&text) } else { None };
     let mut problems = resolver.problems;
+    discreet(problems.get_mut(in_form..).unwrap_or_default(), &text, &taken.borrow());
     problems.sort_by_key(|p| p.place);
     problems.dedup();
     let plan = plan.filter(|_| problems.iter().all(|p| p.warning));
     Checked { plan, problems, text }
+}
+
+/// Takes secrets out of problems of meaning; what came from the environment is called by its name, it may be one.
+fn discreet(problems: &mut [Problem], text: &str, taken: &[(String, String)]) {
+    if problems.is_empty() {
+        return;
+    }
+    let masks = Masks::of(text);
+    let clean = |said: &str| {
+        let mut said = masks.clean(said);
+        // a value this short is no secret, and may be part of any word
+        for (name, value) in taken.iter().filter(|(_, value)| value.len() > 3) {
+            said = said.replace(value.as_str(), &format!("${{{name}}}"));
+        }
+        said
+    };
+    for problem in problems {
+        problem.text = clean(&problem.text);
+        problem.help = problem.help.take().map(|help| clean(&help));
+    }
 }
 
 struct Resolver<'a> {
@@ -161,6 +190,7 @@ impl Resolver<'_> {
             devices.push(self.device(id, name, kind.word.name, built, &mut topics, &mut all));
         }
         self.interlocks(&devices);
+        self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
             for pin in 0..=27 {
                 topics.listen_sim(pin);
@@ -339,7 +369,29 @@ impl Resolver<'_> {
         DevicePlan { spec, driver: built.driver, notes: built.notes, safe: built.safe }
     }
 
+    /// A reading must not arrive where a command is expected, or where a device says whether it is there.
+    fn own_topics(&mut self, devices: &[DevicePlan], all: &points::Points, topics: &Topics) {
+        let availability: Vec<String> = devices.iter().map(|d| topics.availability(&d.spec.name)).collect();
+        for (topic, place) in all.places() {
+            let why = match topics.route(topic) {
+                Some(_) => "the gateway listens for commands there",
+                None if availability.iter().any(|a| a == topic) => "there a device says whether it is online",
+                None => continue,
+            };
+            let text = format!("readings cannot go to `{topic}`: {why}");
+            self.problems.push(Problem::error(place, text).help("choose another topic or another name"));
+        }
+    }
+
     fn interlocks(&mut self, devices: &[DevicePlan]) {
+        // the other member may be among the devices that are wrong themselves
+        let written = self.places.keys(&["devices"]);
+        let wrong = |name: &str| {
+            !devices.iter().any(|d| d.spec.name == name) || self.places.misspelt(&["devices", name], "interlock")
+        };
+        if written.into_iter().any(wrong) {
+            return;
+        }
         for device in devices {
             let group = |d: &DevicePlan| d.spec.output.as_ref().and_then(|o| o.interlock.clone());
             let Some(mine) = group(device) else { continue };

@@ -19,6 +19,13 @@ pub(super) struct Points {
     taken: Vec<(String, String, Option<Place>)>,
 }
 
+impl Points {
+    /// Each topic with the place to blame for it.
+    pub fn places(&self) -> impl Iterator<Item = (&str, Option<Place>)> {
+        self.taken.iter().map(|(topic, _, place)| (topic.as_str(), *place))
+    }
+}
+
 impl Resolver<'_> {
     pub(super) fn point(
         &mut self,

@@ -4,8 +4,9 @@
 use std::io;
 
 use super::disk::{Disk, Handle};
-use super::log::{Failure, SegmentId, write_all};
+use super::log::write_all;
 use super::segment;
+use super::work::{Failure, SegmentId};
 
 /// Refused messages, one JSON object a line.
 pub const DEAD: &str = "dead-letter.ndjson";
@@ -21,9 +22,16 @@ pub struct Aside {
     pub bytes: u64,
     /// Damaged stretches.
     pub bad: u64,
+    state: u64,
 }
 
 impl Aside {
+    /// There is a state file of so many bytes.
+    pub fn state_bytes(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(self.state) + bytes;
+        self.state = bytes;
+    }
+
     /// Keeps a damaged stretch for whoever wants to look; gives up silently, since it is counted anyway.
     pub fn keep(&mut self, disk: &mut dyn Disk, id: SegmentId, at: usize, junk: &[u8], limit: u64) {
         if self.bad + junk.len() as u64 > limit {

@@ -118,6 +118,11 @@ impl Books {
     /// Counts a record that is dropped and reports it if it is a reading.
     pub fn lose(&mut self, item: &Item, reason: &'static str) {
         *self.dropped.entry(reason).or_default() += 1;
+        self.say_lost(item, reason);
+    }
+
+    /// Reports a loss that is counted elsewhere.
+    pub fn say_lost(&mut self, item: &Item, reason: &'static str) {
         if let Some(seq) = item.seq {
             self.gap(gap_of(item, seq, reason));
         }
@@ -239,7 +244,7 @@ impl Queue {
             let first = chain.segs.values().find(|s| s.unread() > 0);
             if let Some(seg) = first {
                 let synced = seg.standing.summary.last_stamp.synced;
-                let at = self.clock.at_of(&super::Stamp { synced, ..seg.standing.since });
+                let at = self.clock.at_of(&super::Stamp { synced, ..seg.standing.base.stamp });
                 oldest = Some(oldest.map_or(at, |o| o.min(at)));
             }
         }

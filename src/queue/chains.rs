@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::Queue;
 use super::cursor::Marks;
-use super::log::{SegmentId, Standing};
 use super::record::Item;
 use super::segment::Chain;
+use super::work::{SegmentId, Standing};
 
 /// What a record costs in memory beside its body and name, bytes.
 pub const OVERHEAD: u64 = 256;
@@ -99,6 +99,9 @@ pub struct ChainState {
     pub live: BTreeSet<u64>,
     /// Has waited.
     pub back: BTreeSet<u64>,
+    /// Live records were left to the disk because memory was full: until they have left, what comes joins the
+    /// backlog behind them, so that a burst over a good link keeps its order.
+    pub spilled: bool,
     /// By first token.
     pub segs: BTreeMap<u64, Seg>,
     /// Records that only the disk has.
@@ -140,7 +143,7 @@ impl ChainState {
     pub fn hold(&mut self, place: Place) -> bool {
         let Some(seg) = self.segs.get_mut(&place.id.1) else { return false };
         let new = seg.held.add(place.index);
-        self.unread -= u64::from(new);
+        self.unread = self.unread.saturating_sub(u64::from(new));
         new
     }
 }
@@ -165,7 +168,7 @@ impl Queue {
     pub(super) fn doom(&mut self, id: SegmentId) {
         let Some(chain) = self.chains.get_mut(&id.0) else { return };
         let Some(seg) = chain.segs.remove(&id.1) else { return };
-        chain.unread -= seg.unread().min(chain.unread);
+        chain.unread = chain.unread.saturating_sub(seg.unread());
         if chain.segs.is_empty() {
             chain.unread = 0;
         }
@@ -184,12 +187,12 @@ impl Queue {
             chain.live.remove(&token);
         }
         if self.unsynced.remove(&token) {
-            self.unsynced_bytes -= rec.cost();
+            self.unsynced_bytes = self.unsynced_bytes.saturating_sub(rec.cost());
         }
         if rec.chain.latest && self.latest.get(&rec.item.lane) == Some(&token) {
             self.latest.remove(&rec.item.lane);
         }
-        self.mem_bytes -= rec.cost();
+        self.mem_bytes = self.mem_bytes.saturating_sub(rec.cost());
         for place in rec.place.iter().chain(&rec.instead_of) {
             self.finish(*place);
         }
@@ -204,10 +207,10 @@ impl Queue {
         let Some(chain) = self.chains.get_mut(&chain_id) else { return };
         let Some(seg) = chain.segs.get_mut(&place.id.1) else { return };
         if chain.live.remove(&token) {
-            // What came before it must not leave after what comes behind it.
-            let later = chain.live.split_off(&token);
+            // Nothing may leave before it that came behind it, also not what is still to come.
+            chain.live.remove(&token);
             chain.back.append(&mut chain.live);
-            chain.live = later;
+            chain.spilled = true;
         } else {
             chain.back.remove(&token);
         }
@@ -224,7 +227,7 @@ impl Queue {
             chain.unread += 1;
         }
         self.records.remove(&token);
-        self.mem_bytes -= cost;
+        self.mem_bytes = self.mem_bytes.saturating_sub(cost);
     }
 
     /// Leaves everything to the disk that is there and waits.

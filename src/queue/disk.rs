@@ -47,8 +47,6 @@ pub trait Disk: Send {
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
     /// Takes a name away.
     fn remove(&mut self, name: &str) -> io::Result<()>;
-    /// Bytes free for us on the file system.
-    fn free_space(&mut self) -> io::Result<u64>;
 }
 
 /// A directory of the real file system.
@@ -161,10 +159,5 @@ impl Disk for Directory {
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))
-    }
-
-    fn free_space(&mut self) -> io::Result<u64> {
-        let s = nix::sys::statvfs::statvfs(&self.path)?;
-        Ok(u64::from(s.blocks_available()).saturating_mul(s.fragment_size()))
     }
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::cursor::{SLOT, State};
 use super::disk::{Directory, Disk};
-use super::log::{STATE, SegmentId, read_base};
+use super::log::{MAX_FILE, STATE, read_base};
 use super::segment::{self, Scanner, Step};
+use super::work::SegmentId;
 use super::{Queue, Rank, Stamp};
 
 /// A record as it is kept.
@@ -77,7 +78,14 @@ impl Iterator for Inspector {
             let Some((id, bytes, scan)) = &mut self.here else {
                 let id = self.segments.next()?;
                 let name = segment::name(id.0, id.1);
-                let len = self.disk.list().ok()?.into_iter().find(|(n, _)| *n == name).map_or(0, |(_, len)| len);
+                let len = self
+                    .disk
+                    .list()
+                    .ok()?
+                    .into_iter()
+                    .find(|(n, _)| *n == name)
+                    .map_or(0, |(_, len)| len)
+                    .min(MAX_FILE);
                 // One that was finished and removed in the meantime is no loss.
                 let Ok(bytes) = read(&mut *self.disk, &name, len) else { continue };
                 match read_base(&bytes, id) {
@@ -119,27 +127,5 @@ impl Queue {
             stamp: r.item.stamp,
             body: r.item.body.clone(),
         })
-    }
-}
-
-impl Queue {
-    pub fn dbg(&self) -> String {
-        let mut t = format!("up {} mem {} out {:?} unsynced {:?}\n", self.up, self.mem_bytes, self.out, self.unsynced);
-        for (id, c) in &self.chains {
-            t += &format!(
-                "{id:?} live {:?} back {:?} unread {} reader {:?} lower {} page {:?} tries {}\n",
-                c.live, c.back, c.unread, c.reader, c.lower, c.page, c.tries
-            );
-            for (n, s) in &c.segs {
-                t += &format!(
-                    "   {n}: count {} held {:?} fin {:?} unreadable {} \n",
-                    s.standing.summary.count,
-                    s.held.runs(),
-                    s.finished.runs(),
-                    s.unreadable
-                );
-            }
-        }
-        t
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::cursor::{CUT, Finished, State};
 use super::faults::{Bug, Faults};
-use super::log::{Job, SegmentId, Sizes};
 use super::policy::us;
 use super::record::Item;
 use super::segment::Chain;
+use super::work::{Job, SegmentId, Sizes};
 use super::{Queue, Sync, WhenFull};
 
 /// Sequence numbers reserved at a time: at ten readings a second one write in a day.

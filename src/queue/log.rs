@@ -10,14 +10,19 @@ use std::sync::Arc;
 
 use super::aside::Aside;
 use super::cursor::{SLOT, State};
-use super::disk::{Disk, Handle, LockError};
+use super::disk::{Disk, Handle};
 use super::faults::{Bug, Faults};
-use super::record::{Base, Item};
-use super::recover::{self, Recovered};
-use super::segment::{self, Builder, Chain, FIRST, Header, Scanner, Step, Summary};
+use super::record::{Base, Before, Item};
+use super::recover;
+use super::segment::{self, Builder, Chain, FIRST, Header, Scanner, Step};
+use super::work::{Done, Failure, Job, Lost, Page, Placed, Report, SegmentId, Sizes, Standing};
 
 /// The file that [`State`] lives in.
 pub const STATE: &str = "state";
+/// A longer file is not of our making; it is not read into memory.
+pub const MAX_FILE: u64 = 16 << 20;
+/// The file that it is first written to by each process.
+pub const NEW_STATE: &str = "state.new";
 /// Space that is given up when the disk is full, so that the state can always be saved.
 pub const RESERVE: &str = "reserve";
 /// Bytes of that space.
@@ -25,181 +30,6 @@ pub const RESERVE_BYTES: usize = 8192;
 /// Smaller batches are followed by zeros, so that the next ones overwrite instead of growing the file: growing costs
 /// a journal commit of four blocks each time.
 const SMALL_BATCH: usize = 16 * 1024;
-
-/// A segment by its place.
-pub type SegmentId = (Chain, u64);
-
-/// Sizes, bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    /// A segment is finished when it reaches this.
-    pub segment: u64,
-    /// Steps in which a segment grows.
-    pub chunk: u64,
-    /// Bodies read ahead at a time.
-    pub read_ahead: usize,
-    /// What was set aside may take this much.
-    pub aside: u64,
-}
-
-/// Something to be done on the disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Job {
-    /// Take the directory and find out what is there.
-    Recover,
-    /// Write these records and make them durable.
-    Commit(Vec<(Chain, Vec<Arc<Item>>)>),
-    /// Read the records from index `from` on.
-    Read {
-        /// Which segment.
-        id: SegmentId,
-        /// First index wanted.
-        from: u32,
-        /// How far the segment reaches, bytes.
-        end: u64,
-        /// How many records it has.
-        count: u32,
-        /// Its last reading.
-        last_seq: Option<u64>,
-        /// All of the rest, without bodies, because the segment is to be dropped.
-        names_only: bool,
-    },
-    /// Save the state.
-    Save(State),
-    /// Remove these segments, whose end the state knows.
-    Remove(Vec<SegmentId>),
-    /// Keep these refused messages, one line each.
-    Bury(Vec<String>),
-}
-
-/// Why something could not be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// No space (or inodes, or quota) left.
-    pub full: bool,
-    /// Another process owns the directory.
-    pub owned: Option<Option<u32>>,
-    /// The file is not there.
-    pub missing: bool,
-    /// What went wrong, for people.
-    pub text: String,
-}
-
-impl Failure {
-    /// An error met while doing `what`.
-    pub fn new(what: &str, e: &io::Error) -> Failure {
-        let full = matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE));
-        Failure { full, owned: None, missing: e.kind() == io::ErrorKind::NotFound, text: format!("{what}: {e}") }
-    }
-}
-
-impl From<LockError> for Failure {
-    fn from(e: LockError) -> Failure {
-        match e {
-            LockError::Io(e) => Failure::new("cannot use the queue's directory", &e),
-            LockError::Held(pid) => Failure {
-                full: false,
-                owned: Some(pid),
-                missing: false,
-                text: match pid {
-                    Some(pid) => format!("the queue's directory belongs to another pinpost, process {pid}"),
-                    None => "the queue's directory belongs to another pinpost".into(),
-                },
-            },
-        }
-    }
-}
-
-/// A record that is durable now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
-    /// Which record.
-    pub token: u64,
-    /// Where.
-    pub id: SegmentId,
-    /// Its index there.
-    pub index: u32,
-}
-
-/// How a segment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Which.
-    pub id: SegmentId,
-    /// What is in it.
-    pub summary: Summary,
-    /// Sequence number at its start.
-    pub base_seq: u64,
-    /// Stamp of its first record.
-    pub since: super::Stamp,
-    /// How far its entries reach, bytes.
-    pub end: u64,
-    /// How long the file is, bytes.
-    pub len: u64,
-    /// Nothing will be added.
-    pub sealed: bool,
-    /// Given up after a failed write: what may lie behind its last record does not count.
-    pub cut: bool,
-}
-
-/// Records that cannot be read: indices and the sequence numbers between the good neighbours, ends excluded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost {
-    /// First index lost.
-    pub from: u32,
-    /// First index not lost.
-    pub to: u32,
-    /// The readings lost begin here…
-    pub from_seq: u64,
-    /// …and end before this.
-    pub to_seq: u64,
-}
-
-/// What a [`Job::Read`] found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Page {
-    /// Records by index.
-    pub items: Vec<(u32, Item)>,
-    /// Index to go on from.
-    pub next: u32,
-    /// What lay between and was no record.
-    pub lost: Vec<Lost>,
-    /// Bytes set aside.
-    pub bad_bytes: u64,
-}
-
-/// The outcome of a [`Job`].
-#[derive(Debug)]
-pub enum Report {
-    /// Of [`Job::Recover`].
-    Recovered(Result<Box<Recovered>, Failure>),
-    /// Of [`Job::Commit`]; what is not placed must be written again.
-    Committed {
-        /// What is durable.
-        placed: Vec<Placed>,
-        /// The segments touched.
-        standings: Vec<Standing>,
-        /// What went wrong.
-        failure: Option<Failure>,
-    },
-    /// Of [`Job::Read`].
-    Page(SegmentId, Result<Page, Failure>),
-    /// Of [`Job::Save`].
-    Saved(Result<(), Failure>),
-    /// Of [`Job::Remove`]: what is gone for good.
-    Removed(Vec<SegmentId>, Result<(), Failure>),
-    /// Of [`Job::Bury`].
-    Buried(Result<(), Failure>),
-}
-
-/// A report and what the disk holds beside the segments.
-#[derive(Debug)]
-pub struct Done {
-    /// The outcome.
-    pub report: Report,
-    /// Bytes of all other files.
-    pub other_bytes: u64,
-}
 
 /// A segment that is being written.
 pub(super) struct Active {
@@ -238,6 +68,8 @@ pub struct Log {
     late: Vec<Handle>,
     /// New files that failed and were removed; the removal is not durable yet.
     suspects: BTreeSet<String>,
+    /// The segment that was finished last in each chain.
+    finished: BTreeMap<Chain, Before>,
 }
 
 /// Writes all of `bytes`.
@@ -270,6 +102,7 @@ impl Log {
             cache: None,
             late: Vec::new(),
             suspects: BTreeSet::new(),
+            finished: BTreeMap::new(),
         }
     }
 
@@ -325,10 +158,11 @@ impl Log {
     ) -> Result<usize, Failure> {
         let Some(first) = items.first() else { return Ok(0) };
         // A reboot begins a new segment, whose stamps then count from the new clock.
-        if self.active.get(&chain).is_some_and(|a| a.builder.boot() != first.stamp.boot)
+        if self.active.get(&chain).is_some_and(|a| a.builder.base().stamp.boot != first.stamp.boot)
             && let Some(old) = self.active.remove(&chain)
         {
             standings.push(standing(chain, &old, true));
+            self.finished.insert(chain, as_before(&old));
             self.disk.close(old.file);
         }
         let mut bytes = Vec::new();
@@ -356,6 +190,7 @@ impl Log {
                 placed.extend(indices.iter().map(|&(token, index)| Placed { token, id, index }));
                 standings.push(standing(chain, &active, full));
                 if full {
+                    self.finished.insert(chain, as_before(&active));
                     self.disk.close(active.file);
                 } else {
                     self.active.insert(chain, active);
@@ -390,8 +225,8 @@ impl Log {
         let name = segment::name(chain, first.token);
         let failed = |e| Failure::new(&format!("cannot create {name}"), &e);
         let file = match self.disk.create(&name) {
-            // Left behind by a batch that failed: nothing in it ever counted.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            // Left behind by a batch of ours that failed: nothing in it ever counted.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.suspects.contains(&name) => {
                 self.disk.remove(&name).map_err(failed)?;
                 self.disk.create(&name)
             }
@@ -400,7 +235,8 @@ impl Log {
         .map_err(failed)?;
         self.suspects.remove(&name);
         let seq = items.iter().find_map(|i| i.seq).unwrap_or(0);
-        let builder = Builder::begin(chain, first, seq, bytes);
+        let before = self.finished.get(&chain).copied().unwrap_or_default();
+        let builder = Builder::begin(chain, first, seq, before, bytes);
         Ok(Active { token: first.token, file, builder, end: 0, len: 0, trim: false })
     }
 
@@ -568,26 +404,53 @@ impl Log {
     }
 
     fn save_slot(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let disk = &mut *self.disk;
-        let file = match self.state {
-            Some(file) => file,
-            None => recover::open_state(disk)?,
-        };
-        // A file whose sync failed is opened anew next time.
-        self.state = None;
-        let written = write_all(disk, file, (self.slot * SLOT) as u64, bytes);
-        let synced = written.and_then(|()| if self.faults.has(Bug::UnsyncedCursor) { Ok(()) } else { disk.sync(file) });
-        match synced {
+        // A file whose write or sync failed is never written again: the next save makes a new one.
+        let Some(file) = self.state.take() else { return self.new_state(bytes) };
+        let written = write_all(&mut *self.disk, file, (self.slot * SLOT) as u64, bytes);
+        match written.and_then(|()| self.sync_state(file)) {
             Ok(()) => {
                 self.state = Some(file);
                 self.slot ^= 1;
                 Ok(())
             }
             Err(e) => {
-                disk.close(file);
+                self.disk.close(file);
                 Err(e)
             }
         }
+    }
+
+    /// Puts a new state file in the place of the old. Each process begins so: what it can read of the old file may
+    /// be something that never reached the disk, and no slot of it could be overwritten safely.
+    fn new_state(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.disk.remove(NEW_STATE) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = self.disk.create(NEW_STATE)?;
+        let mut both = bytes.to_vec();
+        both.resize(2 * SLOT, 0);
+        let put = write_all(&mut *self.disk, file, 0, &both)
+            .and_then(|()| self.sync_state(file))
+            .and_then(|()| self.disk.rename(NEW_STATE, STATE))
+            .and_then(|()| self.disk.sync_dir());
+        match put {
+            Ok(()) => {
+                self.aside.state_bytes(2 * SLOT as u64);
+                self.state = Some(file);
+                self.slot = 1;
+                Ok(())
+            }
+            Err(e) => {
+                self.disk.close(file);
+                let _ = self.disk.remove(NEW_STATE);
+                Err(e)
+            }
+        }
+    }
+
+    fn sync_state(&mut self, file: Handle) -> io::Result<()> {
+        if self.faults.has(Bug::UnsyncedCursor) { Ok(()) } else { self.disk.sync(file) }
     }
 
     fn remove(&mut self, list: &[SegmentId]) -> Result<(), Failure> {
@@ -616,8 +479,12 @@ impl Log {
 }
 
 pub(super) fn standing(chain: Chain, a: &Active, sealed: bool) -> Standing {
-    let (summary, base_seq, since) = (a.builder.summary, a.builder.base_seq(), a.builder.since());
-    Standing { id: (chain, a.token), summary, base_seq, since, end: a.end, len: a.len, sealed, cut: false }
+    let (summary, base) = (a.builder.summary, a.builder.base());
+    Standing { id: (chain, a.token), summary, base, end: a.end, len: a.len, sealed, cut: false }
+}
+
+fn as_before(a: &Active) -> Before {
+    Before { token: a.token as u32, count: a.builder.summary.count }
 }
 
 /// A segment's base by its header or, failing that, by its footer.

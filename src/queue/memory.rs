@@ -86,7 +86,8 @@ impl Queue {
         let mut rec =
             Rec { item: Arc::new(item), chain, at: now, place: None, instead_of: Vec::new(), homeless: false };
         let state = self.chains.entry(chain).or_default();
-        let live = self.up && !(rec.item.in_order && state.has_backlog());
+        state.spilled &= state.has_backlog();
+        let live = self.up && !((rec.item.in_order || state.spilled) && state.has_backlog());
         let older = if chain.latest { self.latest.get(&rec.item.lane).copied() } else { None };
         let cost = rec.cost();
         let freed = older.and_then(|t| self.records.get(&t)).map_or(0, Rec::cost);
@@ -114,6 +115,13 @@ impl Queue {
         };
         self.records.insert(token, rec);
         seq
+    }
+
+    /// Whether memory is nearly full and relief is in sight (the disk works, or the link takes): who can hold back what
+    /// comes in should do so for a moment, or it will be dropped by the policy.
+    pub fn pressed(&self) -> bool {
+        let relief = self.up || self.disk.as_ref().is_some_and(|d| d.trouble.is_none());
+        relief && self.mem_bytes > self.memory / 4 * 3
     }
 
     /// The next sequence number.
@@ -273,6 +281,13 @@ impl Queue {
             self.done(token);
         }
         Some(out)
+    }
+
+    /// Whether the reading numbered `seq` is on disk or done with, of those that were appended since the opening:
+    /// with [`Sync::Always`] what an answer to the sensor may wait for. Looks through what only memory has.
+    pub fn is_durable(&self, seq: u64) -> bool {
+        let unsynced = self.unsynced.iter().filter_map(|t| self.records.get(t));
+        seq < self.next_seq && !unsynced.into_iter().any(|r| r.item.seq == Some(seq))
     }
 
     /// How long until [`Queue::take`] may give something that it does not give now; `None`: not before something

@@ -17,7 +17,8 @@
 //! Records of one rank and lane never overtake each other among those that waited (the *backlog*, `replayed`) nor
 //! among the live ones. Under [`Order::LiveFirst`] a live record may pass the backlog, also of its own lane: that is
 //! what live first means; an entry marked [`Entry::in_order`] (for retained topics, whose last word must be the
-//! newest) does not. Under [`Order::BacklogFirst`] nothing of a rank passes anything. A greater rank goes first
+//! newest) does not, and a flood that the link cannot keep up with stays in order although the disk must hold a part
+//! of it. Under [`Order::BacklogFirst`] nothing of a rank passes anything. A greater rank goes first
 //! either way; a live record of a lesser rank and a backlog of a greater one take turns.
 //!
 //! # Who does the work
@@ -30,15 +31,16 @@
 //! | file | what |
 //! |---|---|
 //! | `lock` | locked (flock) by the owner; its process id inside |
-//! | `state` | two slots of 4096 bytes, written in turn, the newer whole one counts: magic `PPQSTATE`, version u16, generation u64, seq limit u64 (numbers below may have been used), next token u64, gaps not yet reported, which records of which segments are finished, CRC32C in the last four bytes |
+//! | `state` | two slots of 4096 bytes, written in turn, the newer whole one counts: magic `PPQSTATE`, version u16, generation u64, seq limit u64 (numbers below may have been used), next token u64, gaps not yet reported, which records of which segments are finished, CRC32C in the last four bytes. Each process begins with a new file (`state.new`, renamed) |
 //! | `RRRk-TTTTTTTTTTTTTTTTTTTT.seg` | a segment, at most 1 MiB (more only for one larger record): rank, kind (`a` all, `l` latest of a lane), first token, all decimal |
 //! | `reserve` | space that is given up when the disk is full, so that the state can be saved |
 //! | `dead-letter.ndjson`, `dead-letter.1.ndjson` | what the broker refused for good |
 //! | `bad-…` | damaged stretches of segments, set aside |
 //!
 //! Numbers are little-endian; *varint* is base 128, low bits first; *signed* is a varint in zigzag. A segment is two
-//! equal 64-byte headers and then entries. Header: magic `PINPOSTQ`, version u16, rank u8, latest u8, four zeros,
-//! and the bases: first token u64, first seq u64, wall ms i64, mono ms u64, boot u64; CRC32C u32; four zeros. An
+//! equal 64-byte headers and then entries. Header: magic `PINPOSTQ`, version u16, rank u8, latest u8, how
+//! many records the chain's segment before it had (u32; 0: unknown), the bases (first token u64, first seq u64, wall
+//! ms i64, mono ms u64, boot u64), the low half of that segment's first token u32, CRC32C u32. An
 //! entry: u32 (low 22 bits: payload length; high 10 bits: a check of it), CRC32C u32 of that word and the payload,
 //! payload. All checksums of a segment start from the CRC32C of its file name, so that no entry can be taken for one
 //! of another file. Payloads by the low three bits of their first byte:
@@ -70,6 +72,7 @@ mod policy;
 mod record;
 mod recover;
 mod segment;
+mod work;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,9 +84,10 @@ pub use books::{DiskState, Health, Stats};
 pub use faults::Bug;
 pub use faults::Faults;
 pub use inspect::{Inspector, Kept};
-pub use log::{Done, Job, Log};
+pub use log::Log;
 pub use open::OpenError;
 pub use record::MAX_BODY;
+pub use work::{Done, Job};
 pub use writer::{Guard, Shared, Writer};
 
 /// Who goes first, who is dropped last; a greater rank is more important.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::disk::{Directory, Disk};
 use super::jobs::DiskSide;
-use super::log::{Log, Report, Sizes};
+use super::log::Log;
 use super::policy::{Replayer, TimeBase, us};
+use super::work::{Report, Sizes};
 use super::{Options, Queue};
 
 /// Why a queue could not be opened.
@@ -36,7 +37,7 @@ pub(super) fn sizes(options: &Options) -> Sizes {
     let max = options.limits.max_bytes;
     let segment = match options.segment {
         0 => (max / 32).clamp(4 << 10, 1 << 20),
-        given => given,
+        given => given.min(super::log::MAX_FILE / 2),
     };
     let chunk = (segment / 4).clamp(segment.min(4096), 64 << 10);
     let read_ahead = (segment as usize).clamp(1 << 10, 256 << 10).min((options.memory / 8).max(1024) as usize);

@@ -8,10 +8,22 @@ use super::chains::{Place, Rec, Seg};
 use super::cursor::State;
 use super::faults::Bug;
 use super::jobs::{Gone, RETRY, Trouble};
-use super::log::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
 use super::record::Item;
 use super::recover::Recovered;
 use super::segment::{Chain, Summary};
+use super::work::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
+
+/// A segment whose end is damaged, as the next one's header remembers it.
+fn with_torn_end(mut a: Standing, next: Option<&Standing>) -> Standing {
+    let Some(next) = next.filter(|n| n.id.0 == a.id.0 && n.base.before.token == a.id.1 as u32 && !a.cut) else {
+        return a;
+    };
+    if next.base.before.count > a.summary.count {
+        a.summary.count = next.base.before.count;
+        a.summary.last_seq = a.summary.last_seq.max(next.base.seq.checked_sub(1));
+    }
+    a
+}
 
 /// Attempts to read a page before its segment is left for later.
 const TRIES: u32 = 5;
@@ -127,7 +139,9 @@ impl Queue {
         let state = found.state.unwrap_or_default();
         disk.generation = state.generation;
         let last_seq = found.segments.iter().filter_map(|s| s.summary.last_seq).max().map_or(0, |s| s + 1);
-        let last_token = found.segments.iter().map(|s| s.summary.last_token + 1).max().unwrap_or(0);
+        // No name is used twice, not even that of a file in which nothing is left.
+        let used = found.segments.iter().map(|s| s.summary.last_token.saturating_add(1));
+        let last_token = used.max().unwrap_or(0).max(found.next_token);
         self.next_token = self.next_token.max(state.next_token).max(last_token);
         self.next_seq = self.next_seq.max(last_seq);
         if known && !reuse {
@@ -149,8 +163,9 @@ impl Queue {
         for (chain, token) in &found.unreadable {
             self.unreadable((*chain, *token), &found.segments);
         }
-        for standing in &found.segments {
-            self.adopt_segment(*standing, &state, now);
+        for (i, standing) in found.segments.iter().enumerate() {
+            let standing = with_torn_end(*standing, found.segments.get(i + 1));
+            self.adopt_segment(standing, &state, now);
         }
         self.double(&found.segments);
         for (id, index, item) in found.latest {
@@ -180,7 +195,8 @@ impl Queue {
         let gone = finished.is_some_and(|f| f.gone);
         if gone || seg.is_finished() {
             if let Some(disk) = &mut self.disk {
-                disk.gone.insert(id, Gone { bytes: standing.len, saved: gone });
+                // The state that was read need not be durable: it is saved again before the file goes.
+                disk.gone.insert(id, Gone { bytes: standing.len, saved: false });
             }
             return;
         }
@@ -205,7 +221,7 @@ impl Queue {
     fn unreadable(&mut self, (chain, token): SegmentId, segments: &[Standing]) {
         let same = || segments.iter().filter(|s| s.id.0 == chain);
         let before = same().rev().find(|s| s.id.1 < token).and_then(|s| s.summary.last_seq);
-        let after = same().find(|s| s.id.1 > token).map(|s| s.base_seq);
+        let after = same().find(|s| s.id.1 > token).map(|s| s.base.seq);
         if let (Some(before), Some(after)) = (before, after)
             && after > before + 1
         {
@@ -239,7 +255,7 @@ impl Queue {
                     let safe = std::mem::take(&mut rec.instead_of);
                     let cost = rec.cost();
                     if self.unsynced.remove(&p.token) {
-                        self.unsynced_bytes -= cost;
+                        self.unsynced_bytes = self.unsynced_bytes.saturating_sub(cost);
                     }
                     if let Some(chain) = self.chains.get_mut(&p.id.0) {
                         chain.hold(place);
@@ -354,7 +370,7 @@ impl Queue {
         let Some(seg) = chain.segs.get_mut(&id.1) else { return };
         if f.missing {
             let s = seg.standing;
-            let from_seq = if seg.held.count == 0 { s.base_seq } else { s.summary.first_seq };
+            let from_seq = if seg.held.count == 0 { s.base.seq } else { s.summary.first_seq };
             let to_seq = s.summary.last_seq.map_or(from_seq, |l| l + 1);
             self.books.say(format!("{} is gone or unreadable", super::segment::name(id.0, id.1)));
             self.lost(id, &[Lost { from: 0, to: s.summary.count, from_seq, to_seq }]);
@@ -423,8 +439,8 @@ impl Queue {
                 rec.homeless = true;
             }
             Some(_) => self.lose(item.token, reason),
-            // Replaced by one that only memory has: nothing is lost yet.
-            None => {}
+            // Replaced, and counted so, by one that only memory has; a crash could take that one too.
+            None => self.books.say_lost(item, reason),
         }
     }
 

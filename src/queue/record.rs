@@ -62,6 +62,17 @@ pub struct Base {
     pub seq: u64,
     /// Stamp of the first record.
     pub stamp: Stamp,
+    /// What the segment before it in the chain held when it was finished.
+    pub before: Before,
+}
+
+/// A finished segment, as the next one's header remembers it, lest its end be damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Before {
+    /// The low half of its first token.
+    pub token: u32,
+    /// Its records; 0: not known.
+    pub count: u32,
 }
 
 /// A source as the records of one segment name it by number.
@@ -331,7 +342,7 @@ mod tests {
         fn a_record_comes_back_as_it_was(token in any::<u64>(), seq in any::<Option<u64>>(), ttl in any::<Option<u64>>(),
             boot in 0u64..3, index in any::<u32>(), salt in any::<u32>(), body in proptest::collection::vec(any::<u8>(), 0..300),
             bt in any::<u64>(), bs in any::<u64>(), bw in any::<i64>(), bm in any::<u64>()) {
-            let base = Base { token: bt, seq: bs, stamp: Stamp { wall: bw, mono: bm, boot: 1, synced: false } };
+            let base = Base { token: bt, seq: bs, stamp: Stamp { wall: bw, mono: bm, boot: 1, synced: false }, ..Base::default() };
             let it = item(token, seq, ttl, boot, body);
             prop_assert_eq!(round(&base, index, &it, salt), Some((index, it)));
         }

@@ -3,16 +3,14 @@
 
 use std::io;
 
-use super::aside::BAD;
+use super::aside::{Aside, BAD};
 use super::cursor::{SLOT, State};
-use super::disk::{Disk, Handle};
 use super::faults::Bug;
 use super::lock;
-use super::log::{
-    Active, Failure, Log, RESERVE, RESERVE_BYTES, STATE, SegmentId, Standing, read_base, standing, write_all,
-};
+use super::log::{Active, Log, MAX_FILE, NEW_STATE, RESERVE, RESERVE_BYTES, STATE, read_base, standing, write_all};
 use super::record::Item;
 use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
+use super::work::{Failure, SegmentId, Standing};
 
 /// What is in the directory.
 #[derive(Debug, Default)]
@@ -21,6 +19,8 @@ pub struct Recovered {
     pub state: Option<State>,
     /// There is a state file, but no state in it: it was damaged.
     pub state_lost: bool,
+    /// No file is named for this token or a greater one.
+    pub next_token: u64,
     /// Segments in order.
     pub segments: Vec<Standing>,
     /// All records of the chains that keep only the latest of a lane.
@@ -31,27 +31,12 @@ pub struct Recovered {
     pub foreign: Vec<String>,
 }
 
-/// Opens the state file, making it first if needed.
-pub fn open_state(disk: &mut dyn Disk) -> io::Result<Handle> {
-    match disk.open(STATE, true) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let file = disk.create(STATE)?;
-            write_all(disk, file, 0, &[0; 2 * SLOT])?;
-            disk.sync(file)?;
-            disk.sync_dir()?;
-            Ok(file)
-        }
-        other => other,
-    }
-}
-
 /// Takes the directory and looks through it.
 pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     log.disk.lock()?;
     let mut found = Recovered::default();
     let listed = |e| Failure::new("cannot list the queue's directory", &e);
-    log.aside.bytes = 0;
-    log.aside.bad = 0;
+    log.aside = Aside::default();
     log.active.clear();
     read_state(log, &mut found)?;
     // What an earlier process saw of the directory need not be durable yet; from here on it is built upon.
@@ -62,24 +47,31 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     for (name, len) in files {
         match segment::parse_name(&name) {
             Some(id) => segments.push((id, name, len)),
+            None if name == STATE => log.aside.state_bytes(len),
+            // Left by a crash; the next save replaces it.
+            None if name == NEW_STATE => {}
             None => {
-                log.aside.bytes += len;
-                let ours = [STATE, RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
-                if name.starts_with(BAD) {
-                    log.aside.bad += len;
-                } else if !ours {
+                let ours = [RESERVE, lock::NAME].contains(&name.as_str()) || name.starts_with("dead-letter.");
+                let bad = name.starts_with(BAD);
+                log.aside.bytes += if ours || bad { len } else { 0 };
+                log.aside.bad += if bad { len } else { 0 };
+                if !ours && !bad {
                     found.foreign.push(format!("{name} is not a file of the queue; left alone"));
                 }
             }
         }
     }
     segments.sort();
+    found.next_token = segments.iter().map(|(id, ..)| id.1.saturating_add(1)).max().unwrap_or(0);
     for i in 0..segments.len() {
         let Some((id, name, len)) = segments.get(i) else { continue };
+        if *len > MAX_FILE {
+            found.foreign.push(format!("{name} is larger than any segment; left alone"));
+            continue;
+        }
         let last = segments.get(i + 1).is_none_or(|next| next.0.0 != id.0);
         if let Err(e) = look(log, &mut found, *id, name, *len, last) {
             found.foreign.push(format!("cannot read {name}, left alone: {e}"));
-            log.aside.bytes += len;
         }
     }
     reserve(log);
@@ -91,23 +83,16 @@ fn read_state(log: &mut Log, found: &mut Recovered) -> Result<(), Failure> {
     if let Some(file) = log.state.take() {
         log.disk.close(file);
     }
-    log.slot = 0;
-    match log.disk.open(STATE, true) {
-        Ok(file) => {
-            let mut bytes = vec![0; 2 * SLOT];
-            let n = log.disk.read_at(file, 0, &mut bytes).map_err(failed)?;
-            match State::newest(bytes.get(..n).unwrap_or_default()) {
-                Some((state, slot)) => {
-                    log.slot = slot ^ 1;
-                    found.state = Some(state);
-                }
-                None => found.state_lost = bytes.iter().any(|b| *b != 0),
-            }
-            log.state = Some(file);
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => log.state = Some(open_state(&mut *log.disk).map_err(failed)?),
-        Err(e) => return Err(failed(e)),
-    }
+    let file = match log.disk.open(STATE, false) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    let mut bytes = vec![0; 2 * SLOT];
+    let read = log.disk.read_at(file, 0, &mut bytes);
+    log.disk.close(file);
+    let n = read.map_err(failed)?;
+    found.state = State::newest(bytes.get(..n).unwrap_or_default()).map(|s| s.0);
+    found.state_lost = found.state.is_none();
     Ok(())
 }
 
@@ -136,22 +121,12 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
     let (header, known, bytes) = seen?;
     if let Header::Version(v) = header {
         found.foreign.push(format!("{name} has version {v} of the format, which this pinpost cannot read; left alone"));
-        log.aside.bytes += len;
         return Ok(());
     }
     let cut = found.state.as_ref().and_then(|s| s.cut(id));
     if let Some((mut summary, base)) = known {
         summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
-        found.segments.push(Standing {
-            id,
-            summary,
-            base_seq: base.seq,
-            since: base.stamp,
-            end: len,
-            len,
-            sealed: true,
-            cut: cut.is_some(),
-        });
+        found.segments.push(Standing { id, summary, base, end: len, len, sealed: true, cut: cut.is_some() });
         return Ok(());
     }
     let Some(base) = read_base(&bytes, id) else {
@@ -177,10 +152,17 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
             Step::End(at, junk) => break (at as u64, junk),
         }
     };
+    if junk && !sealed && cut.is_none() {
+        // A power cut does this to what was being written; damage could do it too, so it is kept and said.
+        let tail = bytes.get(end as usize..).unwrap_or_default();
+        let len = tail.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
+        log.aside.keep(&mut *log.disk, id, end as usize, tail.get(..len).unwrap_or_default(), log.sizes.aside);
+        found.foreign.push(format!("the last write to {name} was cut short; everything whole before it is kept"));
+    }
     let read_through = |scan: &Scanner| {
-        let (mut summary, base_seq) = (scan.summary, base.seq);
+        let mut summary = scan.summary;
         summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
-        Standing { id, summary, base_seq, since: base.stamp, end, len, sealed: true, cut: cut.is_some() }
+        Standing { id, summary, base, end, len, sealed: true, cut: cut.is_some() }
     };
     if sealed || cut.is_some() || !last || end >= log.sizes.segment {
         found.segments.push(read_through(&scan));

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::record::{self, Base, Cursor, Found, Item, Source};
+use super::record::{self, Base, Before, Cursor, Found, Item, Source};
 use super::{Keep, Rank};
 
 /// Bytes of one copy of the header; a segment begins with two.
@@ -43,7 +43,9 @@ pub fn parse_name(name: &str) -> Option<(Chain, u64)> {
         "l" => true,
         _ => return None,
     };
-    let parsed = (Chain { rank, latest }, token.parse().ok()?);
+    // Tokens count from one or from the clock; a greater number is not of our making.
+    let token = token.parse().ok().filter(|t| *t < 1 << 62)?;
+    let parsed = (Chain { rank, latest }, token);
     (self::name(parsed.0, parsed.1) == name).then_some(parsed)
 }
 
@@ -88,10 +90,12 @@ fn header(chain: Chain, base: &Base) -> [u8; HEADER] {
     let mut h = Vec::with_capacity(HEADER);
     h.extend_from_slice(MAGIC);
     h.extend_from_slice(&VERSION.to_le_bytes());
-    h.extend_from_slice(&[chain.rank, u8::from(chain.latest), 0, 0, 0, 0]);
+    h.extend_from_slice(&[chain.rank, u8::from(chain.latest)]);
+    h.extend_from_slice(&base.before.count.to_le_bytes());
     for v in [base.token, base.seq, base.stamp.wall as u64, base.stamp.mono, base.stamp.boot] {
         h.extend_from_slice(&v.to_le_bytes());
     }
+    h.extend_from_slice(&base.before.token.to_le_bytes());
     h.extend_from_slice(&crc32c::crc32c_append(salt(chain, base.token), &h).to_le_bytes());
     let mut out = [0; HEADER];
     for (to, from) in out.iter_mut().zip(h) {
@@ -113,12 +117,14 @@ pub enum Header {
 
 fn read_one(bytes: &[u8], chain: Chain, token: u64) -> Header {
     let parse = || {
-        let body = bytes.get(..HEADER - 8)?;
+        let body = bytes.get(..HEADER - 4)?;
         let mut c = Cursor(bytes);
         let magic = c.bytes(8)?;
         let version = u16::from_le_bytes(c.bytes(2)?.try_into().ok()?);
-        c.bytes(6)?;
+        c.bytes(2)?;
+        let count = c.u32()?;
         let (base_token, seq, wall, mono, boot) = (c.u64()?, c.u64()?, c.u64()? as i64, c.u64()?, c.u64()?);
+        let before = Before { token: c.u32()?, count };
         let good = c.u32()? == crc32c::crc32c_append(salt(chain, token), body) && base_token == token;
         if magic != MAGIC {
             return None;
@@ -127,7 +133,7 @@ fn read_one(bytes: &[u8], chain: Chain, token: u64) -> Header {
             return Some(Header::Version(version));
         }
         let stamp = super::Stamp { wall, mono, boot, synced: false };
-        good.then_some(Header::Good(Base { token, seq, stamp }))
+        good.then_some(Header::Good(Base { token, seq, stamp, before }))
     };
     parse().unwrap_or(Header::Bad)
 }
@@ -177,9 +183,10 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A new segment that begins with `first`, and its header.
-    pub fn begin(chain: Chain, first: &Item, seq: u64, out: &mut Vec<u8>) -> Builder {
-        let base = Base { token: first.token, seq: first.seq.unwrap_or(seq), stamp: first.stamp };
+    /// A new segment that begins with `first`, and its header. `seq`: the first reading's number; `before`: see
+    /// [`Base`].
+    pub fn begin(chain: Chain, first: &Item, seq: u64, before: Before, out: &mut Vec<u8>) -> Builder {
+        let base = Base { token: first.token, seq: first.seq.unwrap_or(seq), stamp: first.stamp, before };
         let copy = header(chain, &base);
         out.extend_from_slice(&copy);
         out.extend_from_slice(&copy);
@@ -207,19 +214,9 @@ impl Builder {
         }
     }
 
-    /// The clock that the segment's stamps count on.
-    pub fn boot(&self) -> u64 {
-        self.base.stamp.boot
-    }
-
-    /// Stamp of the first record; whether the clock was set then is not known.
-    pub fn since(&self) -> super::Stamp {
-        self.base.stamp
-    }
-
-    /// Base of the sequence numbers.
-    pub fn base_seq(&self) -> u64 {
-        self.base.seq
+    /// What the segment's records count from.
+    pub fn base(&self) -> Base {
+        self.base
     }
 
     /// Appends a record; gives its index.
@@ -402,7 +399,7 @@ mod tests {
 
     fn segment(n: u64, finish: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut b = Builder::begin(CHAIN, &item(0, 0), 0, &mut out);
+        let mut b = Builder::begin(CHAIN, &item(0, 0), 0, Before { token: 3, count: 4 }, &mut out);
         for i in 0..n {
             b.push(&item(i, 20 + i as usize % 40), &mut out);
         }
@@ -438,6 +435,7 @@ mod tests {
             "100a-7.seg",
             "999a-00000000000000000007.seg",
             "state",
+            "100a-18446744073709551615.seg",
             "100x-00000000000000000007.seg",
         ] {
             assert_eq!(parse_name(foreign), None, "{foreign}");
@@ -449,7 +447,7 @@ mod tests {
         let file = segment(50, true);
         let (summary, base) = read_footer(&file[file.len() - FOOTER..], CHAIN, 10).unwrap();
         assert_eq!((summary.count, summary.readings, summary.first_seq, summary.last_seq), (50, 50, 500, Some(549)));
-        assert_eq!((base.token, base.seq), (10, 500));
+        assert_eq!((base.token, base.seq, base.before), (10, 500, Before { token: 3, count: 4 }));
         assert_eq!(read(&file).unwrap().len(), 50);
     }
 

@@ -207,6 +207,28 @@ fn live_ones_pass_a_long_backlog_unless_they_must_not() {
 }
 
 #[test]
+fn a_burst_over_a_good_link_keeps_its_order_though_memory_runs_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut q, mut log) = Queue::open(Options { memory: 64 << 10, ..options(dir.path()) }, T0).unwrap();
+    q.link_up();
+    let mut got = Vec::new();
+    for n in 0..3000u64 {
+        let now = Duration::from_millis(n * 4);
+        q.append(reading(n % 3, &n.to_string()), now);
+        work(&mut q, &mut log, now);
+        // the link takes less than comes
+        if n % 3 == 0
+            && let Some(out) = q.take(now)
+        {
+            q.done(out.token);
+            got.push(out);
+        }
+    }
+    got.extend(drain_all(&mut q, &mut log, sec(13)));
+    assert_eq!(bodies(&got), (0..3000).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
 fn backlog_first_keeps_everything_of_a_rank_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let replay = Replay { order: Order::BacklogFirst, rate: None };
@@ -526,7 +548,7 @@ fn the_thread_writes_reads_back_and_stops() {
     let (queue, log) = Queue::open(opt.clone(), T0).unwrap();
     let shared = Shared::new(queue, start);
     let (tell, told) = std::sync::mpsc::channel();
-    let writer = Writer::start(shared.clone(), log, move || drop(tell.send(()))).unwrap();
+    let writer = Writer::start(shared.clone(), log, move || assert!(tell.send(()).is_ok())).unwrap();
     for i in 0..30_000 {
         let now = shared.now();
         shared.lock().append(reading(1, &format!("{i}")), now);
@@ -544,7 +566,7 @@ fn the_thread_writes_reads_back_and_stops() {
                 shared.lock().done(out.token);
                 got.push(out);
             }
-            None => drop(told.recv_timeout(sec(10)).unwrap()),
+            None => told.recv_timeout(sec(10)).unwrap(),
         }
     }
     assert_eq!(bodies(&got), (0..30_000).map(|i| i.to_string()).collect::<Vec<_>>());
@@ -555,4 +577,17 @@ fn the_thread_writes_reads_back_and_stops() {
     drop(shared);
     let (q, _log) = Queue::open(opt, T0).unwrap();
     assert_eq!((q.stats().waiting, q.stats().next_seq), (1, 30_002));
+}
+
+#[test]
+fn a_huge_file_with_a_segments_name_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("001a-00000000000000000001.seg");
+    std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    let (mut q, mut log) = Queue::open(options(dir.path()), T0).unwrap();
+    q.append(reading(1, "x"), T0);
+    work(&mut q, &mut log, sec(1));
+    assert!(q.health().words.iter().any(|w| w.contains("larger than any segment")), "{:?}", q.health());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 40);
+    assert_eq!((q.stats().unsynced, q.stats().segments), (0, 1));
 }

@@ -25,6 +25,10 @@ use super::systemd;
 /// How long devices may take to end.
 const END_DEVICES: Duration = Duration::from_secs(1);
 
+/// How long devices are held back at a time while the queue's memory is nearly full. It ends early when the queue has
+/// made room, and a dead end (a broker that takes nothing) costs a flooding device its speed, not the daemon its life.
+const HOLD: Duration = Duration::from_millis(250);
+
 /// Reports that are taken in one go, so that a flood does not starve the rest.
 const BATCH: usize = 64;
 
@@ -75,10 +79,17 @@ impl Hub {
         let mut fx = Vec::new();
         let mut stopping: Option<oneshot::Sender<()>> = None;
         let (mut link_open, mut devices_open) = (true, true);
+        // a full queue holds the devices back, and they their ports
+        let mut held: Option<Instant> = None;
         loop {
+            held = match held {
+                Some(until) if until > Instant::now() && self.outbox.pressed() => Some(until),
+                Some(_) => None,
+                None => self.outbox.pressed().then(|| Instant::now() + HOLD),
+            };
             let wake = self.engine.next_wake().map(|m| self.clock.instant(m));
             tokio::select! {
-                n = ears.reports.recv_many(&mut reports, BATCH), if devices_open => {
+                n = ears.reports.recv_many(&mut reports, BATCH), if devices_open && held.is_none() => {
                     // none: there are no devices, or all have ended
                     devices_open = n > 0;
                     for report in reports.drain(..) {
@@ -91,6 +102,7 @@ impl Hub {
                 },
                 Some((pin, high)) = ears.levels.recv() => self.feed(Event::SimLevel(pin, high), &mut fx),
                 () = ears.wake.notified() => {}
+                () = sleep_until(held.unwrap_or_else(Instant::now).into()), if held.is_some() => {}
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
                     self.feed(Event::Wake, &mut fx);
                 }

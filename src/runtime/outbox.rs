@@ -26,6 +26,8 @@ pub(super) struct QueueOutbox {
     link: Notify,
     hub: Arc<Notify>,
     gaps: Mutex<Vec<Gap>>,
+    /// The hub holds devices back.
+    holding: AtomicBool,
     /// A timer is set for the next record that the replay rate allows.
     paced: Arc<AtomicBool>,
     this: std::sync::OnceLock<std::sync::Weak<QueueOutbox>>,
@@ -40,6 +42,7 @@ impl QueueOutbox {
             link: Notify::new(),
             hub,
             gaps: Mutex::default(),
+            holding: AtomicBool::new(false),
             paced: Arc::default(),
             this: std::sync::OnceLock::new(),
         }
@@ -54,6 +57,13 @@ impl QueueOutbox {
     pub(super) fn news(&self) {
         self.link.notify_one();
         self.hub.notify_one();
+    }
+
+    /// Whether devices should be held back for a moment; the hub is woken when they need not.
+    pub(super) fn pressed(&self) -> bool {
+        let pressed = self.queue.lock().pressed();
+        self.holding.store(pressed, Ordering::Relaxed);
+        pressed
     }
 
     /// Reports of loss since the last call.
@@ -124,7 +134,11 @@ impl Outbox for QueueOutbox {
     }
 
     fn done(&self, token: u64) {
-        self.queue.lock().done(token);
+        let mut queue = self.queue.lock();
+        queue.done(token);
+        if self.holding.load(Ordering::Relaxed) && !queue.pressed() {
+            self.hub.notify_one();
+        }
     }
 
     fn refused(&self, token: u64, refusal: Refusal) {

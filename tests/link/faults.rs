@@ -521,3 +521,24 @@ async fn an_owner_that_does_not_listen_can_still_stop_it() {
         assert_eq!(broker.payloads(1), ["farewell"]);
     }
 }
+
+#[tokio::test]
+async fn messages_are_acknowledged_in_the_order_in_which_they_came() {
+    for protocol in BOTH {
+        let sent = (1..=3).map(|id| Act::Bytes(publish(protocol, "cmd/x", id, false, b"x"))).collect();
+        let broker = Broker::start(protocol, vec![Script::then(sent)]).await;
+        let mut config = config(&broker.url(), protocol);
+        config.subscriptions = subscription("cmd/#", Qos::AtLeastOnce);
+        let mut link = Running::start(config, Memory::new());
+        let mut acks = Vec::new();
+        for _ in 0..3 {
+            acks.push(link.incoming().await.ack);
+        }
+        for ack in acks.into_iter().rev() {
+            link.handle.ack(ack);
+        }
+        broker.until(|log| log.acked.len() == 3).await;
+        assert_eq!(broker.log.lock().unwrap().acked, [1, 2, 3]);
+        link.stop(vec![]).await;
+    }
+}

@@ -3,6 +3,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+pub mod gateway;
 pub mod mosquitto;
 pub mod program;
 pub mod websocket;

@@ -356,10 +356,6 @@ impl Disk for SimDisk {
         fs.pending_dir.push((name.into(), None));
         Ok(())
     }
-
-    fn free_space(&mut self) -> io::Result<u64> {
-        Ok(u64::MAX)
-    }
 }
 
 fn apply(durable: &mut Vec<u8>, p: &Pending) {
