@@ -13,7 +13,7 @@
 //!           ┌────────┐ readings, outcomes ┌─────────────────────────┐ append ┌───────┐ take/done ┌──────┐
 //!  pins ──▶ │ device │ ─────────────────▶ │ hub ── Event ──▶ engine │ ─────▶ │ queue │ ────────▶ │ link │ ◀─▶ broker
 //! ports ──▶ │ tasks  │ ◀───────────────── │     ◀─ Effect ── (pure) │        └───┬───┘           └──┬───┘
-//!           └────────┘      actions       └────────▲────────▲───────┘            │ writer thread     │
+//!           └────────┘       orders       └────────▲────────▲───────┘            │ writer thread     │
 //!                                                  │        └── messages, up, down ──────────────────┘
 //!                                                  └ signals, watchdog           └─▶ disk
 //! ```

@@ -50,7 +50,10 @@ async fn serve(plan: Plan, simulate: bool) -> Outcome {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
             _ = hangup.recv() => log::warn!("SIGHUP does nothing; restart to read the file anew"),
-            () = daemon.failed() => return Err(Failure { code: exit::INTERNAL, text: "a vital part has failed".into() }),
+            () = daemon.failed() => {
+                daemon.abandon();
+                return Err(Failure { code: exit::INTERNAL, text: "a vital part has failed".into() });
+            }
         }
     };
     log::info!("stopping");

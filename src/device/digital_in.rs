@@ -18,6 +18,9 @@ use crate::model::{Quality, Value};
 
 use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, PointDraft, Task};
 
+/// An edge is with us this long after it happened, whatever the machine is doing.
+const EDGE_DELAY: Duration = Duration::from_millis(50);
+
 /// The word.
 pub const KIND: Kind = Kind {
     word: Word {
@@ -190,40 +193,55 @@ impl Driver for DigitalIn {
             cx.reading(0, Value::Bool(first), Quality::Good, Instant::now()).await;
             let mut debounce =
                 Debouncer { hold_on: self.hold_on, hold_off: self.hold_off, believed: first, candidate: None };
+            // edges were lost: when those that were kept are through, the pin itself is asked
+            let mut missed = false;
+            // the pin did not read as its last edge said: the edge between may still be on its way
+            let mut doubt: Option<Instant> = None;
             loop {
-                let due = debounce.candidate.map(|c| c.due);
+                let due = doubt.or(debounce.candidate.map(|c| c.due));
                 let believed = tokio::select! {
                     biased;
-                    edge = edges.next() => {
-                        let edge = edge.ok_or_else(|| DeviceError(format!("the board gave GPIO{} up", self.pin)))?;
-                        let mut out = debounce.level(logical(edge.level), edge.at);
-                        let lost = edges.take_lost();
-                        if lost > 0 {
-                            Counters::add(&cx.counters.errors, lost);
-                            log::warn!(device = cx.name.as_str(), lost; "edges were lost; the pin was read anew");
-                            if let Some((on, at)) = out.take() {
-                                cx.reading(0, Value::Bool(on), Quality::Good, at).await;
-                            }
-                            out = debounce.level(logical(pin.read()?), Instant::now());
-                        }
-                        out
-                    }
-                    () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
-                        // the pin itself has the last word, whatever edges were missed
-                        let now = Instant::now();
-                        match debounce.candidate {
-                            Some(c) if logical(pin.read()?) != c.on => debounce.level(!c.on, now),
-                            _ => debounce.expire(now),
-                        }
-                    }
-                    // an input obeys no verb; an empty channel means that the daemon is done with it
-                    action = cx.actions.recv() => match action {
-                        Some((ticket, _)) => {
-                            cx.acted(ticket, Err("an input cannot be set".into())).await;
+                    // an input obeys no verb; a closed channel means that the daemon is done with it
+                    order = cx.orders.recv() => match order {
+                        Some(order) => {
+                            cx.acted(order.ticket, Err("an input cannot be set".into())).await;
                             None
                         }
                         None => return Ok(()),
                     },
+                    edge = edges.next() => {
+                        let edge = edge.ok_or_else(|| DeviceError(format!("the board gave GPIO{} up", self.pin)))?;
+                        let lost = edges.take_lost();
+                        if lost > 0 {
+                            missed = true;
+                            Counters::add(&cx.counters.errors, lost);
+                            log::warn!(device = cx.name.as_str(), lost; "edges were lost; the pin is read anew");
+                        }
+                        doubt = None;
+                        debounce.level(logical(edge.level), edge.at)
+                    }
+                    () = std::future::ready(()), if missed && edges.is_empty() => {
+                        missed = false;
+                        debounce.level(logical(pin.read()?), Instant::now())
+                    }
+                    () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
+                        let now = Instant::now();
+                        match debounce.candidate {
+                            Some(c) if logical(pin.read()?) != c.on => {
+                                if doubt.take().is_some() {
+                                    // no edge came: it was lost, and the level did not hold
+                                    debounce.candidate = None;
+                                } else {
+                                    doubt = Some(now + EDGE_DELAY);
+                                }
+                                None
+                            }
+                            _ => {
+                                doubt = None;
+                                debounce.expire(now)
+                            }
+                        }
+                    }
                 };
                 if let Some((on, at)) = believed {
                     cx.reading(0, Value::Bool(on), Quality::Good, at).await;
@@ -236,7 +254,12 @@ impl Driver for DigitalIn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Report;
+    use crate::device::testing::Bench;
+    use crate::hal::{Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, OutputPin, Start};
     use proptest::prelude::*;
+    use std::sync::{Arc, Mutex};
+    use tokio::sync::watch;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -261,6 +284,87 @@ mod tests {
         d.level(true, t + ms(8));
         assert_eq!(d.expire(t + ms(27)), None);
         assert_eq!(d.expire(t + ms(28)), Some((true, t + ms(8))));
+    }
+
+    /// A pin whose level is set by the test, and whose edges are sent by it.
+    #[derive(Clone)]
+    struct Hand(Arc<Mutex<(Level, Option<EdgeSender>)>>, Arc<watch::Sender<u32>>);
+    impl Hand {
+        fn new() -> Hand {
+            Hand(Arc::new(Mutex::new((Level::Low, None))), Arc::new(watch::Sender::new(0)))
+        }
+        async fn read_times(&self, n: u32) {
+            self.1.subscribe().wait_for(|reads| *reads >= n).await.unwrap();
+        }
+        fn edge(&self, level: Level) {
+            self.0.lock().unwrap().1.as_ref().unwrap().push(Edge { level, at: Instant::now() });
+        }
+    }
+    impl InputPin for Hand {
+        fn read(&self) -> Result<Level, HalError> {
+            self.1.send_modify(|reads| *reads += 1);
+            Ok(self.0.lock().unwrap().0)
+        }
+    }
+    impl Board for Hand {
+        fn describe(&self) -> String {
+            "by hand".into()
+        }
+        fn input(&self, _: u8, _: Pull, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError> {
+            self.0.lock().unwrap().1 = Some(edges);
+            Ok(Box::new(self.clone()))
+        }
+        fn output(&self, _: u8, _: Start) -> Result<Box<dyn OutputPin>, HalError> {
+            Err(HalError::new(HalErrorKind::Unsupported, "no outputs"))
+        }
+    }
+    fn driver(hold: Duration) -> DigitalIn {
+        DigitalIn { pin: 17, pull: Pull::Off, inverted: false, hold_on: hold, hold_off: hold }
+    }
+
+    #[tokio::test]
+    async fn after_a_flood_that_nobody_could_keep_the_final_level_is_published() {
+        let hand = Hand::new();
+        let mut bench = Bench::new(Arc::new(hand.clone()));
+        let driver = driver(ms(0));
+        let flood = async {
+            hand.read_times(1).await;
+            // one more than the channel holds, and the last of them is lost
+            let mut level = Level::Low;
+            for _ in 0..1025 {
+                level = !level;
+                hand.edge(level);
+            }
+            hand.0.lock().unwrap().0 = level;
+        };
+        let (reports, ()) = tokio::join!(bench.run(&driver, 2 + 1025), flood);
+        let last = reports.last();
+        assert!(matches!(last, Some(Report::Reading { value: Value::Bool(true), .. })), "{last:?}");
+        assert_eq!(bench.counters().errors, 1);
+    }
+
+    #[tokio::test]
+    async fn a_level_whose_end_was_missed_is_not_believed() {
+        let hand = Hand::new();
+        let mut bench = Bench::new(Arc::new(hand.clone()));
+        let clock = bench.clock();
+        let driver = driver(ms(5));
+        let missed = async {
+            hand.read_times(1).await;
+            // high for a moment; the edge back is lost
+            hand.edge(Level::High);
+            // asked when the time was over, and again when the edge back could be here
+            hand.read_times(3).await;
+            hand.0.lock().unwrap().0 = Level::High;
+            let again = clock.mono(Instant::now());
+            hand.edge(Level::High);
+            again
+        };
+        let (reports, again) = tokio::join!(bench.run(&driver, 3), missed);
+        match reports.last() {
+            Some(Report::Reading { value: Value::Bool(true), taken, .. }) => assert!(taken.mono >= again),
+            other => panic!("{other:?}"),
+        }
     }
 
     proptest! {

@@ -139,6 +139,9 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     if keys.max_on.is_some() && safe {
         desk.error(&["max_on"], "`max_on` cannot hold where the safe state is on", "remove max_on, or write safe: off");
     }
+    if keys.max_on.is_some() && keys.on_stop == Some(StateKey::On) {
+        desk.error(&["on_stop"], "nobody holds `max_on` once the daemon has stopped", "write on_stop: off");
+    }
     for (key, value) in [("max_on", keys.max_on), ("auto_off", keys.auto_off)] {
         if value.is_some_and(|s| s.0.is_zero()) {
             desk.error(&[key], format!("`{key}` of no time"), "write a time such as 20m, or remove the key");
@@ -229,10 +232,19 @@ impl Driver for DigitalOut {
             let first = self.logical(pin.read()?);
             cx.online().await;
             cx.reading(0, Value::Bool(first), Quality::Good, Instant::now()).await;
-            while let Some((ticket, action)) = cx.actions.recv().await {
+            while let Some(order) = cx.orders.recv().await {
+                let (ticket, action) = match order.in_time() {
+                    Ok(in_time) => in_time,
+                    Err((ticket, why)) => {
+                        cx.acted(ticket, Err(why)).await;
+                        continue;
+                    }
+                };
                 match self.act(&mut *pin, &action) {
                     Ok(read) => cx.acted(ticket, Ok(read)).await,
                     Err(e) => {
+                        // what it is now nobody knows, and nobody watches its limits until it is taken over again
+                        let _ = pin.write(self.level(self.safe));
                         cx.acted(ticket, Err(e.text.clone())).await;
                         return Err(e.into());
                     }
@@ -240,5 +252,67 @@ impl Driver for DigitalOut {
             }
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Report;
+    use crate::device::testing::Bench;
+    use crate::hal::sim::SimBoard;
+    use crate::hal::{Board, EdgeSender, InputPin, Pull};
+    use std::sync::{Arc, Mutex};
+
+    fn driver() -> DigitalOut {
+        DigitalOut { pin: 27, inverted: false, initial: StateKey::Off, safe: false }
+    }
+
+    #[tokio::test]
+    async fn an_order_that_waited_too_long_is_not_begun() {
+        let board = SimBoard::new();
+        let mut bench = Bench::new(Arc::new(board.clone()));
+        bench.order_late(1, Action::Set(Value::Bool(true)));
+        bench.order(2, Action::Set(Value::Bool(false)));
+        let reports = bench.run(&driver(), 4).await;
+        assert!(matches!(&reports[2], Report::Acted(_, Err(why)) if why.contains("too long")), "{reports:?}");
+        assert!(matches!(&reports[3], Report::Acted(_, Ok(Some(Value::Bool(false))))), "{reports:?}");
+    }
+
+    /// A pin that can be written and not read back after the first time.
+    struct Blind(Arc<Mutex<Vec<Level>>>);
+    impl OutputPin for Blind {
+        fn write(&mut self, level: Level) -> Result<(), HalError> {
+            self.0.lock().unwrap().push(level);
+            Ok(())
+        }
+        fn read(&self) -> Result<Level, HalError> {
+            match self.0.lock().unwrap().as_slice() {
+                [first] => Ok(*first),
+                _ => Err(HalError::new(crate::hal::HalErrorKind::Io, "it cannot be read")),
+            }
+        }
+    }
+    impl Board for Blind {
+        fn describe(&self) -> String {
+            "blind".into()
+        }
+        fn input(&self, _: u8, _: Pull, _: EdgeSender) -> Result<Box<dyn InputPin>, HalError> {
+            Err(HalError::new(crate::hal::HalErrorKind::Unsupported, "no inputs"))
+        }
+        fn output(&self, _: u8, _: Start) -> Result<Box<dyn OutputPin>, HalError> {
+            self.0.lock().unwrap().push(Level::Low);
+            Ok(Box::new(Blind(self.0.clone())))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_output_that_fails_is_left_in_its_safe_state() {
+        let levels = Arc::new(Mutex::new(Vec::new()));
+        let mut bench = Bench::new(Arc::new(Blind(levels.clone())));
+        bench.order(1, Action::Set(Value::Bool(true)));
+        let reports = bench.run(&driver(), 3).await;
+        assert!(matches!(&reports[2], Report::Acted(_, Err(_))), "{reports:?}");
+        assert_eq!(*levels.lock().unwrap(), [Level::Low, Level::High, Level::Low]);
     }
 }

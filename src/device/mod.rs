@@ -242,6 +242,28 @@ pub enum Report {
     Acted(Ticket, Result<Option<Value>, String>),
 }
 
+/// What the hub asks of a device.
+#[derive(Debug)]
+pub struct Order {
+    /// For the answer.
+    pub ticket: Ticket,
+    /// What to do.
+    pub action: Action,
+    /// The moment after which it must not be begun: it was answered as a timeout.
+    pub until: Instant,
+}
+
+impl Order {
+    /// The action, unless it is too late to begin it; then the answer.
+    pub fn in_time(self) -> Result<(Ticket, Action), (Ticket, String)> {
+        if Instant::now() <= self.until {
+            Ok((self.ticket, self.action))
+        } else {
+            Err((self.ticket, "it waited too long to be begun".into()))
+        }
+    }
+}
+
 /// A device's end of the daemon.
 pub struct Context {
     /// Which device.
@@ -258,8 +280,8 @@ pub struct Context {
     pub counters: Arc<Counters>,
     /// To the hub; bounded, so that a flood slows its own device only.
     pub up: mpsc::Sender<Report>,
-    /// From the hub.
-    pub actions: mpsc::Receiver<(Ticket, Action)>,
+    /// From the hub; closed when the daemon is done with this device.
+    pub orders: mpsc::Receiver<Order>,
     /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
     pub start_safe: bool,
 }
@@ -282,5 +304,67 @@ impl Context {
             Counters::add(&self.counters.errors, 1);
         }
         let _ = self.up.send(Report::Acted(ticket, result)).await;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A device's surroundings: what is ordered, and what it reports.
+    pub(crate) struct Bench {
+        context: Context,
+        orders: mpsc::Sender<Order>,
+        reports: mpsc::Receiver<Report>,
+    }
+
+    impl Bench {
+        pub(crate) fn new(board: Arc<dyn Board>) -> Bench {
+            let (up, reports) = mpsc::channel(4096);
+            let (orders, from_hub) = mpsc::channel(16);
+            let context = Context {
+                id: DeviceId(0),
+                name: "device".into(),
+                points: vec![PointId(0)],
+                board,
+                clock: Arc::new(Clock::new()),
+                counters: Arc::default(),
+                up,
+                orders: from_hub,
+                start_safe: false,
+            };
+            Bench { context, orders, reports }
+        }
+        pub(super) fn order(&self, ticket: u64, action: Action) {
+            let until = Instant::now() + Duration::from_secs(60);
+            self.orders.try_send(Order { ticket: Ticket(ticket), action, until }).unwrap();
+        }
+        pub(super) fn order_late(&self, ticket: u64, action: Action) {
+            let until = Instant::now() - Duration::from_millis(1);
+            self.orders.try_send(Order { ticket: Ticket(ticket), action, until }).unwrap();
+        }
+        pub(super) fn counters(&self) -> DeviceCounters {
+            self.context.counters.read()
+        }
+        pub(super) fn clock(&self) -> Arc<Clock> {
+            self.context.clock.clone()
+        }
+        /// What a supervisor needs; the orders' other end, so that it goes on; what it reports.
+        pub(crate) fn taken_apart(self) -> (Context, mpsc::Sender<Order>, mpsc::Receiver<Report>) {
+            (self.context, self.orders, self.reports)
+        }
+        /// Runs a driver until it has made so many reports.
+        pub(super) async fn run(&mut self, driver: &dyn Driver, reports: usize) -> Vec<Report> {
+            let mut got = Vec::new();
+            let mut run = driver.run(&mut self.context);
+            let mut ended = false;
+            while got.len() < reports {
+                tokio::select! {
+                    report = self.reports.recv() => got.extend(report),
+                    _ = &mut run, if !ended => ended = true,
+                }
+            }
+            got
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::config::raw::{Params, PointKeys};
 use crate::hal::port::{self, PortKind, PortSpec};
 use crate::model::{Action, Problem, Quality, Value};
 
-use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, PointDraft, Task};
+use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, Order, PointDraft, Task};
 
 /// The word.
 pub const KIND: Kind = Kind {
@@ -239,8 +239,8 @@ impl Driver for Serial {
                         idle = None;
                         self.pipeline().idle(&mut |output| tally.note(output, &mut got));
                     }
-                    action = cx.actions.recv() => match action {
-                        Some((ticket, Action::Send(bytes))) => {
+                    order = cx.orders.recv() => match order.map(Order::in_time) {
+                        Some(Ok((ticket, Action::Send(bytes)))) => {
                             let write = async { stream.write_all(&bytes).await?; stream.flush().await };
                             match timeout(WRITE_PATIENCE, write).await {
                                 Ok(Ok(())) => cx.acted(ticket, Ok(None)).await,
@@ -248,7 +248,8 @@ impl Driver for Serial {
                                 Err(_) => cx.acted(ticket, Err("the port did not take it in time".into())).await,
                             }
                         }
-                        Some((ticket, Action::Set(_))) => {
+                        Some(Err((ticket, why))) => cx.acted(ticket, Err(why)).await,
+                        Some(Ok((ticket, Action::Set(_)))) => {
                             cx.acted(ticket, Err("its points cannot be set; use /send".into())).await;
                         }
                         None => return Ok(()),

@@ -131,6 +131,7 @@ struct Asked {
     verb: String,
     wish: command::Wish,
     reply: Reply,
+    came: Mono,
 }
 
 /// What an answer is about.
@@ -173,7 +174,7 @@ impl Engine {
                 match command::parse(&message) {
                     Ok(wish) => {
                         let reply = Reply { id: wish.id.clone(), ..reply };
-                        self.command(Asked { device, point, verb, wish, reply }, &message, now, fx);
+                        self.command(Asked { device, point, verb, wish, reply, came: now.mono }, &message, now, fx);
                     }
                     Err(text) => {
                         let outcome = Outcome::because(OutcomeKind::Rejected, text);
@@ -253,7 +254,7 @@ impl Engine {
         match command::parse(&inner) {
             Ok(wish) => {
                 let reply = Reply { id: wish.id.clone(), ..reply };
-                self.command(Asked { device, point, verb: verb_wanted, wish, reply }, message, now, fx);
+                self.command(Asked { device, point, verb: verb_wanted, wish, reply, came: now.mono }, message, now, fx);
             }
             Err(text) => refuse(self, &reply, text, fx),
         }
@@ -293,7 +294,7 @@ impl Engine {
             }
         }
         let waits =
-            self.outputs.unsettled(asked.device) || self.commands.parked.iter().any(|(a, _)| a.device == asked.device);
+            self.outputs.unsettled(asked.device) || self.commands.parked.iter().any(|(a, ..)| a.device == asked.device);
         if waits && self.outputs.has(asked.device) && self.commands.may_park() {
             self.commands.parked.push_back((asked, message.clone()));
             return;
@@ -456,7 +457,18 @@ impl Engine {
     /// Judges anew what has waited for a write.
     fn unpark(&mut self, now: &Now, fx: &mut Vec<Effect>) {
         for (asked, message) in std::mem::take(&mut self.commands.parked) {
-            self.command(asked, &message, now, fx);
+            let waited = now.mono.since(asked.came);
+            match asked.wish.ttl {
+                // without a time the ttl counts from when it came
+                Some(ttl) if asked.wish.time.is_none() && waited > ttl => {
+                    let text =
+                        format!("it waited {} for the command before it and holds for {}", Span(waited), Span(ttl));
+                    let outcome = Outcome::because(OutcomeKind::Expired, text);
+                    self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
+                    fx.push(Effect::Ack(message.ack));
+                }
+                _ => self.command(asked, &message, now, fx),
+            }
         }
     }
 

@@ -145,6 +145,10 @@ impl EdgeReceiver {
     pub async fn next(&mut self) -> Option<Edge> {
         self.rx.recv().await
     }
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.rx.is_empty()
+    }
     /// How many edges were lost since the last call.
     pub fn take_lost(&self) -> u64 {
         self.lost.swap(0, Ordering::Relaxed)

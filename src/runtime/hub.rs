@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::sleep_until;
 
 use crate::clock::Clock;
-use crate::device::{Counters, Report};
+use crate::device::{Counters, Order, Report};
 use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands};
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
@@ -22,18 +22,30 @@ use super::health::{self, LinkStatus};
 use super::outbox::{QueueOutbox, queue_stamp};
 use super::systemd;
 
+/// How long devices may take to end.
+const END_DEVICES: Duration = Duration::from_secs(1);
+
 /// How long devices are held back at a time while the queue's memory is nearly full. It ends early when the queue has
 /// made room, and a dead end (a broker that takes nothing) costs a flooding device its speed, not the daemon its life.
 const HOLD: Duration = Duration::from_millis(250);
+
 /// Reports that are taken in one go, so that a flood does not starve the rest.
 const BATCH: usize = 64;
 
 /// A running device.
 pub(super) struct Part {
     pub name: String,
-    pub actions: mpsc::Sender<(Ticket, Action)>,
+    pub orders: mpsc::Sender<Order>,
     pub counters: Arc<Counters>,
     pub task: JoinHandle<()>,
+}
+
+impl Part {
+    /// Closes the device's channel; gives its task.
+    fn dismiss(&mut self) -> AbortHandle {
+        self.orders = mpsc::channel(1).0;
+        self.task.abort_handle()
+    }
 }
 
 /// What the hub listens to.
@@ -111,17 +123,23 @@ impl Hub {
                 let _ = answer.send(());
             }
         }
-        // a device that waits to report must not wait for ever
-        drop(ears);
-        self.end().await;
+        self.end(ears.reports).await;
     }
 
-    /// Devices end when their channel closes; one that does not is named.
-    async fn end(self) {
-        for part in self.parts {
-            drop(part.actions);
-            let mut task = part.task;
-            if tokio::time::timeout(std::time::Duration::from_secs(1), &mut task).await.is_err() {
+    /// Devices end when their channel closes, and what they still have to say is queued. One that does not end is
+    /// named.
+    async fn end(mut self, mut reports: mpsc::Receiver<Report>) {
+        let tasks: Vec<_> = self.parts.iter_mut().map(Part::dismiss).collect();
+        let mut fx = Vec::new();
+        // every device holds a sender: the channel ends with the last of them
+        let last_words = async {
+            while let Some(report) = reports.recv().await {
+                self.report(report, &mut fx);
+                self.carry(&mut fx);
+            }
+        };
+        if tokio::time::timeout(END_DEVICES, last_words).await.is_err() {
+            for (part, task) in self.parts.iter().zip(tasks).filter(|(_, task)| !task.is_finished()) {
                 log::warn!(device = part.name.as_str(); "the device did not end in time");
                 task.abort();
             }
@@ -209,7 +227,8 @@ impl Hub {
     }
 
     fn act(&mut self, device: DeviceId, ticket: Ticket, action: Action, fx: &mut Vec<Effect>) {
-        let sent = self.parts.get(device.0 as usize).map(|part| part.actions.try_send((ticket, action)));
+        let order = Order { ticket, action, until: Instant::now() + commands::PATIENCE };
+        let sent = self.parts.get(device.0 as usize).map(|part| part.orders.try_send(order));
         let why = match sent {
             Some(Ok(())) => return,
             Some(Err(mpsc::error::TrySendError::Full(_))) => "the device is behind; ask again",

@@ -33,8 +33,8 @@ pub use state::{Applied, SAFE_FILE, StateDir, state_of};
 const REPORTS: usize = 256;
 /// What the link may have told before the hub has looked.
 const LINK_EVENTS: usize = 64;
-/// Actions that wait for a device.
-pub(crate) const ACTIONS: usize = 16;
+/// Orders that wait for a device.
+const ORDERS: usize = 16;
 /// How long outputs may take for `on_stop`.
 const STOP_OUTPUTS: Duration = Duration::from_secs(2);
 /// How long the link may take to say goodbye.
@@ -65,6 +65,8 @@ pub struct Daemon {
     farewell: Vec<crate::model::Message>,
     queue: Option<Writer>,
     state: StateDir,
+    #[cfg(test)]
+    counters: Vec<Arc<Counters>>,
     #[cfg(feature = "broker")]
     broker: Option<crate::link::embedded::Embedded>,
 }
@@ -150,7 +152,7 @@ impl Daemon {
         let engine = Engine::new(setup, &clock.now());
         let mut parts = Vec::new();
         for device in plan.devices {
-            let (action_tx, actions) = mpsc::channel(ACTIONS);
+            let (order_tx, orders) = mpsc::channel(ORDERS);
             let counters = Arc::new(Counters::default());
             let context = Context {
                 id: device.spec.id,
@@ -160,12 +162,14 @@ impl Daemon {
                 clock: clock.clone(),
                 counters: counters.clone(),
                 up: report_tx.clone(),
-                actions,
+                orders,
                 start_safe: abnormal,
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));
-            parts.push(Part { name: device.spec.name, actions: action_tx, counters, task });
+            parts.push(Part { name: device.spec.name, orders: order_tx, counters, task });
         }
+        #[cfg(test)]
+        let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
         let hub = Hub {
             engine,
@@ -195,6 +199,8 @@ impl Daemon {
             farewell,
             queue: Some(writer),
             state,
+            #[cfg(test)]
+            counters,
             #[cfg(feature = "broker")]
             broker,
         })
@@ -210,6 +216,14 @@ impl Daemon {
     pub async fn failed(&mut self) {
         let _ = (&mut self.hub).await;
         log::error!("the hub has ended");
+    }
+
+    /// After [`Daemon::failed`]: what waits in memory is written. The run counts as ended abnormally.
+    pub fn abandon(mut self) {
+        self.link.abort();
+        if let Some(writer) = self.queue.take() {
+            writer.stop();
+        }
     }
 
     /// Stops in order.
@@ -236,3 +250,6 @@ impl Daemon {
         self.state.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

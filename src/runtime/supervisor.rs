@@ -39,12 +39,18 @@ pub(super) async fn supervise(driver: Box<dyn Driver>, mut context: Context) {
             said = Some(reason.clone());
         }
         let _ = context.up.send(Report::Status(context.id, DeviceStatus::Offline(reason.clone()))).await;
-        let mut wait = pin!(driver.wait(backoff.failed()));
+        let longest = backoff.failed();
+        let mut wait = pin!(caught(driver.wait(longest)));
         loop {
             tokio::select! {
-                () = &mut wait => break,
-                action = context.actions.recv() => match action {
-                    Some((ticket, _)) => context.acted(ticket, Err(format!("offline: {reason}"))).await,
+                waited = &mut wait => {
+                    if waited.is_err() {
+                        tokio::time::sleep(longest).await;
+                    }
+                    break;
+                }
+                order = context.orders.recv() => match order {
+                    Some(order) => context.acted(order.ticket, Err(format!("offline: {reason}"))).await,
                     None => return,
                 },
             }
@@ -69,10 +75,41 @@ async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Task;
+    use crate::device::testing::Bench;
+    use crate::hal::sim::SimBoard;
 
     #[tokio::test]
     async fn a_panic_becomes_an_error() {
         let result: Result<(), String> = caught(async { panic!("on purpose") }).await;
         assert_eq!(result, Err("on purpose".into()));
+    }
+
+    /// Panics wherever it can.
+    struct Rotten;
+    impl Driver for Rotten {
+        fn run<'a>(&'a self, _: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
+            Box::pin(async { panic!("on purpose") })
+        }
+        fn wait(&self, _: Duration) -> Task<'_, ()> {
+            Box::pin(async { panic!("again") })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_panics_is_offline_and_run_again() {
+        let bench = Bench::new(std::sync::Arc::new(SimBoard::new()));
+        let (context, orders, mut reports) = bench.taken_apart();
+        let counters = context.counters.clone();
+        let supervisor = tokio::spawn(supervise(Box::new(Rotten), context));
+        for _ in 0..2 {
+            match reports.recv().await {
+                Some(Report::Status(_, DeviceStatus::Offline(why))) => assert!(why.contains("on purpose"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(counters.read().errors >= 2);
+        drop(orders);
+        supervisor.await.unwrap();
     }
 }
