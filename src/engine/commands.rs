@@ -151,6 +151,11 @@ impl<'a> About<'a> {
 impl Engine {
     /// A message came in.
     pub(super) fn incoming(&mut self, message: Incoming, now: &Now, fx: &mut Vec<Effect>) {
+        if message.retain && message.payload.is_empty() {
+            // somebody takes a retained command off the broker: that is no command
+            fx.push(Effect::Ack(message.ack));
+            return;
+        }
         let Some(route) = self.topics.route(&message.topic).cloned() else {
             // a subscription that an earlier configuration left at the broker
             fx.push(Effect::Ack(message.ack));
