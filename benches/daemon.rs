@@ -4,6 +4,8 @@
 //! It starts a mosquitto on a free loopback port and the release `pinpost run --simulate` on files under `target`,
 //! which should lie on a disk, not on a tmpfs. Every process it starts ends with it.
 
+#![expect(clippy::disallowed_methods, reason = "what is measured is a span of time, and a feed at a given pace")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufReader, Read, Write};
