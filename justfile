@@ -36,9 +36,13 @@ deb:
 deb-pi: cross-debian
     .ci/deb.sh {{pi}}
 
-# The benchmarks.
+# The benchmarks that need nothing; figures and their meaning: docs/performance.md.
 bench:
-    cargo bench
+    cargo bench --bench codec --bench engine --bench queue
+
+# What the whole daemon costs; needs mosquitto and mosquitto-clients, takes two minutes.
+bench-daemon:
+    cargo bench --bench daemon
 
 # Licences, sources, bans and advisories (fetches the advisory database).
 deny:

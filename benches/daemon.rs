@@ -4,7 +4,9 @@
 //! It starts a mosquitto on a free loopback port and the release `pinpost run --simulate` on files under `target`,
 //! which should lie on a disk, not on a tmpfs. Every process it starts ends with it.
 
-use std::collections::BTreeSet;
+#![expect(clippy::disallowed_methods, reason = "what is measured is a span of time, and a feed at a given pace")]
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -22,7 +24,11 @@ const PINS: std::ops::RangeInclusive<u8> = 2..=21;
 const IDLE: Duration = Duration::from_secs(60);
 const STARTS: usize = 11;
 const EDGES: usize = 2000;
-const FRAMES: u64 = 50_000;
+/// So that all messages are fewer than 65536: behind that `mosquitto_pub -l` ends before all were answered.
+const FRAMES: u64 = 30_000;
+/// A frame has 12 bytes, and 115200 baud carry 11520 a second.
+const LINE_RATE: u64 = 960;
+const LINE_FRAMES: u64 = 9600;
 /// Points of a frame, each a message.
 const POINTS: u64 = 2;
 
@@ -83,27 +89,24 @@ fn idle(broker: &Broker) {
     println!("idle for {} s: {} inputs, keep_alive 30s, bridge/health every 60s", IDLE.as_secs(), PINS.count());
     let daemon = Daemon::start(Daemon::name(), broker.port, &inputs());
     daemon.settled(broker.port, &format!("in{}", PINS.end()));
-    let (mine, theirs) = (switches(daemon.pid()), switches(broker.pid()));
-    let (cpu, written, read) = (cpu(daemon.pid()), io(daemon.pid(), "write_bytes"), io(daemon.pid(), "syscw"));
+    let (ours, theirs) = (switches(daemon.pid()), switches(broker.pid()));
+    let (cpu_before, written, calls) = (cpu(daemon.pid()), io(daemon.pid(), "write_bytes"), io(daemon.pid(), "syscw"));
     thread::sleep(IDLE);
     let minutes = IDLE.as_secs_f64() / 60.0;
-    let before = |name: &str, id: u32| {
-        mine.iter().find(|(i, ..)| *i == id).map_or((name.to_owned(), 0), |(_, n, c)| (n.clone(), *c))
-    };
+    let a_minute = |n: u64| format!("{:.1}", n as f64 / minutes);
     let mut total = 0;
-    for (id, name, count) in switches(daemon.pid()) {
-        let woken = count - before(&name, id).1;
+    for (id, (name, count)) in switches(daemon.pid()) {
+        let woken = count - ours.get(&id).map_or(0, |t| t.1);
         total += woken;
-        line(&format!("  wake-ups a minute of thread `{name}`"), format!("{:.1}", woken as f64 / minutes));
+        line(&format!("  wake-ups a minute of thread `{name}`"), a_minute(woken));
     }
-    line("  wake-ups a minute, all threads (voluntary context switches)", format!("{:.1}", total as f64 / minutes));
-    println!("    a ping is two (the timer; the answer), `bridge/health` some six (the timer, the writer thread that");
-    println!("    notes when the record would be due for the disk and looks then, the answer); there is nothing else");
-    let theirs_total: u64 =
-        switches(broker.pid()).iter().map(|t| t.2).sum::<u64>() - theirs.iter().map(|t| t.2).sum::<u64>();
-    line("  mosquitto in the same time", format!("{:.1}", theirs_total as f64 / minutes));
-    line("  CPU time a minute, ms", format!("{:.2}", (crate::cpu(daemon.pid()) - cpu).as_secs_f64() * 1e3 / minutes));
-    line("  write calls a minute (sockets too)", format!("{:.1}", (io(daemon.pid(), "syscw") - read) as f64 / minutes));
+    line("  wake-ups a minute, all threads (voluntary context switches)", a_minute(total));
+    println!("    two pings and their answers, one bridge/health and its answer; each timer in steps, as");
+    println!("    tokio's wheel turns (60 s are three); the queue's thread for the record of bridge/health");
+    let sum = |all: &BTreeMap<u32, (String, u64)>| all.values().map(|t| t.1).sum::<u64>();
+    line("  mosquitto in the same time", a_minute(sum(&switches(broker.pid())) - sum(&theirs)));
+    line("  CPU time a minute, ms", format!("{:.2}", (cpu(daemon.pid()) - cpu_before).as_secs_f64() * 1e3 / minutes));
+    line("  write calls a minute (sockets too)", a_minute(io(daemon.pid(), "syscw") - calls));
     line("  bytes to the disk", io(daemon.pid(), "write_bytes") - written);
     line("  memory, kB (VmRSS; of it anonymous; VmHWM)", memory(daemon.pid()));
     line("  memory of mosquitto, kB", memory(broker.pid()));
@@ -154,10 +157,27 @@ fn edge(broker: &Broker) {
     daemon.stop();
 }
 
-/// A port as fast as it is read.
+/// A port as fast as it is read, beside bare publishers; and a port at the speed of a line.
 fn flood(broker: &Broker) {
     let messages = FRAMES * POINTS;
     println!("flood: {FRAMES} frames `T=20.5;H=51` into a pty as fast as they are read, {POINTS} points each");
+    let ours = frames(broker, FRAMES, None);
+    let port = broker.port.to_string();
+    let bare = ["-h", "127.0.0.1", "-p", &port, "-t", "bare/x", "-q", "1", "-l", "-V", "5"];
+    let mosquitto = bare_loop(broker, Command::new("mosquitto_pub").args(bare), messages);
+    line("  bare: mosquitto_pub -l -q 1, messages a second, µs CPU", format!("{:.0}  {:.1}", mosquitto.0, mosquitto.1));
+    let own = bare_loop(broker, Command::new(PINPOST).arg("pub").args(&bare[..9]), messages);
+    line("  bare: pinpost pub -l -q 1 (rumqttc), messages a second, µs CPU", format!("{:.0}  {:.1}", own.0, own.1));
+    let ratios = format!("{:.2}  {:.2}", ours.0 / mosquitto.0, ours.0 / own.0);
+    line("  ratio of rates, daemon to bare (mosquitto_pub, rumqttc)", ratios);
+    line("  ratio of CPU time a message, likewise", format!("{:.2}  {:.2}", ours.1 / mosquitto.1, ours.1 / own.1));
+    println!("line: {LINE_FRAMES} frames at the {LINE_RATE} a second that 115200 baud carry");
+    frames(broker, LINE_FRAMES, Some(LINE_RATE));
+}
+
+/// Sends frames through the daemon; gives messages a second and CPU time for each in µs.
+fn frames(broker: &Broker, frames: u64, rate: Option<u64>) -> (f64, f64) {
+    let messages = frames * POINTS;
     let (port, mut pty) = pty();
     let daemon = Daemon::start(Daemon::name(), broker.port, &meter(&port));
     daemon.settled(broker.port, "meter");
@@ -168,35 +188,35 @@ fn flood(broker: &Broker) {
     let feeding = thread::spawn(move || {
         // what stands before the first line end may be half a frame
         pty.write_all(b"\n").expect("the pty");
-        for i in 0..FRAMES {
-            writeln!(pty, "T={}.5;H={}", i % 40, i % 100).expect("the pty");
+        for i in 0..frames {
+            if let Some(rate) = rate {
+                thread::sleep(
+                    (began + Duration::from_secs(1) * i as u32 / rate as u32).saturating_duration_since(Instant::now()),
+                );
+            }
+            pty.write_all(format!("T={}.5;H={}\n", i % 40, i % 100).as_bytes()).expect("the pty");
         }
         (pty, began.elapsed())
     });
     let (got, took) = count.until(messages, began);
-    let (pty, fed) = feeding.join().expect("the feeder");
-    let ours = got as f64 / took.as_secs_f64();
-    let used = cpu(daemon.pid()) - cpu_before;
-    line("  frames a second, end to end", format!("{:.0}", ours / POINTS as f64));
-    line("  messages a second, end to end", format!("{ours:.0}"));
-    line("  frames a second taken from the port", format!("{:.0}", FRAMES as f64 / fed.as_secs_f64()));
-    line("  messages missing", messages - got);
-    line("  CPU time of pinpost, µs a message", format!("{:.1}", used.as_secs_f64() * 1e6 / got.max(1) as f64));
+    let (_pty, fed) = feeding.join().expect("the feeder");
+    let result =
+        (got as f64 / took.as_secs_f64(), (cpu(daemon.pid()) - cpu_before).as_secs_f64() * 1e6 / got.max(1) as f64);
+    line(
+        "  frames a second, from the port; end to end",
+        format!("{:.0}  {:.0}", frames as f64 / fed.as_secs_f64(), result.0 / POINTS as f64),
+    );
+    line("  messages a second, end to end", format!("{:.0}", result.0));
+    line("  CPU time of pinpost, µs a message", format!("{:.1}", result.1));
+    line(
+        "  messages dropped, as bridge/health says; missing",
+        format!("{}  {}", daemon.dropped(broker.port), messages - got),
+    );
     let peak = peak.end();
     line("  memory, kB (VmRSS before; highest; at the end)", format!("{before}  {peak}  {}", rss(daemon.pid())));
     line("  bytes to the disk meanwhile", io(daemon.pid(), "write_bytes") - written);
     daemon.stop();
-    drop(pty);
-    let port = broker.port.to_string();
-    let bare = ["-h", "127.0.0.1", "-p", &port, "-t", "bare/x", "-q", "1", "-l", "-V", "5"];
-    let mosquitto = bare_loop(broker, Command::new("mosquitto_pub").args(bare), messages);
-    line("  bare: mosquitto_pub -l -q 1, messages a second, µs CPU", format!("{:.0}  {:.1}", mosquitto.0, mosquitto.1));
-    let own = bare_loop(broker, Command::new(PINPOST).arg("pub").args(&bare[..9]), messages);
-    line("  bare: pinpost pub -l -q 1 (rumqttc), messages a second, µs CPU", format!("{:.0}  {:.1}", own.0, own.1));
-    line(
-        "  ratio of rates, daemon to bare (mosquitto_pub, rumqttc)",
-        format!("{:.2}  {:.2}", ours / mosquitto.0, ours / own.0),
-    );
+    result
 }
 
 /// Messages a second of a program that publishes the lines of its stdin, and its CPU time for each in µs.
@@ -331,6 +351,14 @@ impl Daemon {
         }
         thread::sleep(Duration::from_secs(3));
     }
+    /// What its queue has dropped.
+    fn dropped(&self, port: u16) -> u64 {
+        let mut wire = Wire::connect(port);
+        wire.subscribe(&self.topic("bridge/response/health"));
+        wire.publish(&self.topic("bridge/request/health"), b"");
+        let health: serde_json::Value = serde_json::from_slice(&wire.message().1).expect("health");
+        health["queue"]["dropped_total"].as_u64().expect("a number")
+    }
     /// Stops it in order.
     fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(self.pid() as i32);
@@ -404,11 +432,11 @@ fn tasks(pid: u32) -> Vec<(u32, PathBuf)> {
     tasks.filter_map(|t| Some((t.file_name().to_str()?.parse().ok()?, t.path()))).collect()
 }
 
-/// Id, name and voluntary context switches of every thread.
-fn switches(pid: u32) -> Vec<(u32, String, u64)> {
+/// Name and voluntary context switches of every thread, by its id.
+fn switches(pid: u32) -> BTreeMap<u32, (String, u64)> {
     let one = |(id, path): (u32, PathBuf)| {
         let name = fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned();
-        (id, name, field(&path.join("status").to_string_lossy(), "voluntary_ctxt_switches"))
+        (id, (name, field(&path.join("status").to_string_lossy(), "voluntary_ctxt_switches")))
     };
     tasks(pid).into_iter().map(one).collect()
 }
@@ -481,7 +509,8 @@ impl Count {
         let counted = got.clone();
         thread::spawn(move || {
             while let Some((head, _)) = sub.packet() {
-                counted.fetch_add(u64::from(head >> 4 == 3), Ordering::Relaxed);
+                // not what was retained from before
+                counted.fetch_add(u64::from(head & 0xf1 == 0x30), Ordering::Relaxed);
             }
         });
         Count { got, last: Instant::now() }

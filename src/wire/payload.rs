@@ -26,8 +26,19 @@ pub fn to_json(value: &Value, on: &str, off: &str) -> Json {
         Value::Number(n) if n.fract() == 0.0 && n.abs() < 9e15 => json!(*n as i64),
         Value::Number(n) => json!(n),
         Value::Text(t) => json!(t),
-        Value::Bytes(b) => json!(b.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+        Value::Bytes(b) => json!(hex(b)),
     }
+}
+
+/// Lower-case hex; frames may be long.
+fn hex(bytes: &[u8]) -> String {
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or_default();
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for b in bytes {
+        text.push(digit(b >> 4));
+        text.push(digit(b & 15));
+    }
+    text
 }
 
 /// What is written of a reading besides its value.
@@ -98,6 +109,11 @@ mod tests {
         assert_eq!(plain(Value::Number(23.5)), "23.5");
         assert_eq!(plain(Value::Text("a b".into())), "a b");
         assert_eq!(reading(&Value::Bytes(vec![0xff, 0]), "", "", PayloadFormat::Plain, &ABOUT).0, [0xff, 0]);
+    }
+
+    #[test]
+    fn bytes_are_hex_in_json() {
+        assert_eq!(to_json(&Value::Bytes(vec![0x00, 0x0f, 0xa5, 0xff]), "", ""), "000fa5ff");
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct Sending {
 impl Record {
     /// As bytes for the queue.
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer(Vec::with_capacity(128));
+        let mut w = Writer(Vec::with_capacity(self.room()));
         w.u8(VERSION);
         match self {
             Record::Reading(r) => {
@@ -113,6 +113,23 @@ impl Record {
             }
         }
         w.0
+    }
+
+    /// About the length of [`Record::encode`], not less for a reading: thousands may wait, and none shall hold more
+    /// memory than it fills.
+    fn room(&self) -> usize {
+        match self {
+            Record::Reading(r) => {
+                let value = match &r.value {
+                    Value::Bool(_) => 8 + r.words.0.len() + r.words.1.len(),
+                    Value::Number(_) => 8,
+                    Value::Text(t) => 4 + t.len(),
+                    Value::Bytes(b) => 4 + b.len(),
+                };
+                11 + r.topic.len() + value
+            }
+            Record::Message(m) => 64 + m.topic.len() + m.payload.len(),
+        }
     }
 
     /// From the queue's bytes.
@@ -176,7 +193,8 @@ impl Record {
                     if sending.ours { taken.resolve(&sending.now) } else { (taken.wall, taken.synced) };
                 let about = About { time, synced, seq: sending.seq, quality: r.quality };
                 let (payload, kind) = payload::reading(&r.value, &r.words.0, &r.words.1, r.format, &about);
-                let mut user = vec![("time".to_owned(), payload::time_text(time))];
+                let mut user = Vec::with_capacity(5);
+                user.push(("time".to_owned(), payload::time_text(time)));
                 if let Some(seq) = sending.seq {
                     user.push(("seq".to_owned(), seq.to_string()));
                 }
@@ -304,7 +322,11 @@ mod tests {
             all.push(Record::Reading(Box::new(ReadingRecord { words, ..reading(v) })));
         }
         for record in all {
-            assert_eq!(Record::decode(&record.encode()), Ok(record));
+            let bytes = record.encode();
+            if let Record::Reading(_) = record {
+                assert_eq!(bytes.capacity(), bytes.len(), "{record:?}");
+            }
+            assert_eq!(Record::decode(&bytes), Ok(record));
         }
     }
 
