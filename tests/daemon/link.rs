@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use crate::support::gateway::{Door, Gateway, Got, Home, Pty, Watch, publish, within};
 use crate::support::mosquitto::{Mosquitto, free_port};
 use crate::support::program::{PATIENCE, run};
-use pinpost::queue::Inspector;
+use pinpost::model::Value;
+use pinpost::queue::{Inspector, Kept};
+use pinpost::wire::Record;
 
 /// A counter on a pty: `N=…` becomes `gw/probe`.
 fn probe(url: &str, mqtt: &str, queue: &str) -> (Home, Pty) {
@@ -61,7 +63,7 @@ fn what_is_read_before_the_broker_is_there_arrives_when_it_comes() {
         std::thread::yield_now();
     }
     frames(&mut pty, 1..200);
-    on_disk(&home, 201);
+    wait_until("199 is on disk", || holds(&home, 199.0));
     let before = jiff::Timestamp::now();
     door.open();
     all.online(&mut gateway);
@@ -84,15 +86,22 @@ fn kept(home: &Home) -> usize {
     Inspector::open(&home.path("state/queue")).map_or(0, |i| i.filter(|k| k.seq.is_some()).count())
 }
 
+/// Whether this value is on the daemon's disk.
+fn holds(home: &Home, value: f64) -> bool {
+    let is = |k: Kept| matches!(Record::decode(&k.body), Ok(Record::Reading(r)) if r.value == Value::Number(value));
+    Inspector::open(&home.path("state/queue")).is_ok_and(|mut i| i.any(is))
+}
+
 /// Waits until so many readings are on the daemon's disk.
 fn on_disk(home: &Home, readings: usize) {
+    wait_until(&format!("{readings} readings are on disk"), || kept(home) >= readings);
+}
+
+/// The disk gives no sign: it is looked at until something is there.
+fn wait_until(what: &str, there: impl Fn() -> bool) {
     let begun = Instant::now();
-    loop {
-        let there = kept(home);
-        if there >= readings {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "only {there} of {readings} readings are on disk");
+    while !there() {
+        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
         std::thread::yield_now();
     }
 }
