@@ -4,6 +4,8 @@
 //! It starts a mosquitto on a free loopback port and the release `pinpost run --simulate` on files under `target`,
 //! which should lie on a disk, not on a tmpfs. Every process it starts ends with it.
 
+#![allow(clippy::disallowed_methods, reason = "what it measures happens in a stretch of time, not at an event")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufReader, Read, Write};
