@@ -14,6 +14,9 @@ use super::{Effect, Outgoing};
 /// Time between two `bridge/health`.
 pub const HEALTH: Duration = Duration::from_secs(60);
 
+/// How long a device may take to say whether it works, before it is called offline.
+const SILENT: Duration = Duration::from_secs(2);
+
 /// A problem is said at most once in this time, and so many different ones.
 const REPEAT: Duration = Duration::from_secs(60);
 const PROBLEMS: usize = 16;
@@ -56,6 +59,8 @@ pub struct Bridge {
     status: Vec<Option<DeviceStatus>>,
     levels: BTreeMap<u8, bool>,
     health_at: Mono,
+    /// When devices that have not spoken yet are called offline, whatever the broker remembers of an earlier run.
+    silent_at: Option<Mono>,
     /// What was said to be wrong, and when.
     problems: Vec<(String, Mono)>,
     /// Whether the broker is there: while it is not, what it must know is kept for [`Bridge::announce`].
@@ -92,6 +97,7 @@ impl Bridge {
             status: vec![None; devices],
             levels: BTreeMap::new(),
             health_at,
+            silent_at: None,
             problems: Vec::new(),
             up: false,
         }
@@ -112,10 +118,11 @@ impl Bridge {
             "devices": list,
         });
         fx.push(own(topics.bridge("info"), info.to_string().into_bytes(), true, Deliver::Latest, "application/json"));
-        // a device that has not spoken yet is not there, whatever the broker remembers of an earlier run
-        let silent = DeviceStatus::Offline(String::new());
         for (device, status) in devices.iter().zip(&self.status) {
-            fx.push(availability(topics, device, status.as_ref().unwrap_or(&silent)));
+            match status {
+                Some(status) => fx.push(availability(topics, device, status)),
+                None => self.silent_at = Some(now.mono.after(SILENT)),
+            }
         }
         for (pin, high) in &self.levels {
             fx.push(level(topics, *pin, *high));
@@ -210,15 +217,30 @@ impl Bridge {
     /// The broker is gone.
     pub fn broker_lost(&mut self) {
         self.up = false;
+        self.silent_at = None;
     }
 
-    /// When `bridge/health` is due.
+    /// When `bridge/health` is due, or something is to be said of silent devices.
     pub fn next_wake(&self) -> Mono {
-        self.health_at
+        self.silent_at.map_or(self.health_at, |t| t.min(self.health_at))
     }
 
-    /// `bridge/health` was asked for.
-    pub fn health_sent(&mut self, now: Mono) {
+    /// Says what is due by now.
+    pub fn due(&mut self, topics: &Topics, devices: &[DeviceSpec], now: &Now, fx: &mut Vec<Effect>) {
+        if self.silent_at.is_some_and(|t| t <= now.mono) {
+            self.silent_at = None;
+            let silent = DeviceStatus::Offline(String::new());
+            for (device, _) in devices.iter().zip(&self.status).filter(|(_, status)| status.is_none()) {
+                fx.push(availability(topics, device, &silent));
+            }
+        }
+        if self.health_at <= now.mono {
+            self.health_sent(now.mono);
+            fx.push(Effect::Health(None));
+        }
+    }
+
+    fn health_sent(&mut self, now: Mono) {
         self.health_at = now.after(HEALTH);
     }
 }

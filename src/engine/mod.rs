@@ -197,9 +197,8 @@ impl Engine {
         let forced = self.outputs.due(now.mono);
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
-        if self.up && self.bridge.next_wake() <= now.mono {
-            self.bridge.health_sent(now.mono);
-            fx.push(Effect::Health(None));
+        if self.up {
+            self.bridge.due(&self.topics, &self.devices, now, fx);
         }
     }
 
