@@ -4,7 +4,7 @@
 mod fake_pi;
 mod support;
 
-use fake_pi::FakePi;
+use fake_pi::{CLR, FSEL, FakePi, SET};
 use support::gateway::{Home, Watch, publish};
 use support::mosquitto::Mosquitto;
 use support::program::run;
@@ -28,6 +28,12 @@ fn edges_become_messages_and_commands_move_registers() {
     all.expect("gw/lamp", "OFF");
     assert_eq!((pi.mode(27), pi.level(27), pi.mode(5), pi.level(5)), (1, false, 1, true));
     assert_eq!((pi.mode(17), pi.pull(17)), (0, 1));
+
+    // the level was there before the direction: nothing clicked
+    let trace = pi.trace();
+    let first = |register, bit: u32| trace.iter().position(|s| s.register == register && s.value & bit != 0).unwrap();
+    assert!(first(SET, 1 << 5) < first(FSEL, 1 << 15), "{trace:?}");
+    assert!(first(CLR, 1 << 27) < first(FSEL + 2, 1 << 21), "{trace:?}");
 
     // a contact that bounces
     for high in [false, true, false, true, false] {
