@@ -253,6 +253,7 @@ fn a_failing_chip_ends_all_edges_and_is_tried_again_when_all_pins_are_free() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a stretch of time is what is tested")]
 fn a_quiet_pin_costs_no_wake_up() {
     inside("a_quiet_pin_costs_no_wake_up", |pi| {
         let board = board();
@@ -261,7 +262,6 @@ fn a_quiet_pin_costs_no_wake_up() {
         pi.edge(17, false);
         level(&mut rx);
         let before = wake_ups();
-        // the time itself is what is tested
         std::thread::sleep(Duration::from_millis(2500));
         let after = wake_ups();
         assert!(after - before <= 1, "{} wake-ups in 2.5 s", after - before);
