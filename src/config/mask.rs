@@ -110,7 +110,8 @@ impl Masks {
                     }
                     let named = names && matches!(entry.value.kind, Kind::Map(_));
                     path.push(&entry.key);
-                    let secret = secret || (!named && !entry.key.contains(':') && is_secret_key(&entry.key));
+                    // marks may have slipped in beside the word
+                    let secret = secret || (!named && entry.key.split(':').any(is_secret_key));
                     self.collect(&entry.value, path, secret);
                     path.pop();
                 }

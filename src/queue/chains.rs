@@ -99,9 +99,6 @@ pub struct ChainState {
     pub live: BTreeSet<u64>,
     /// Has waited.
     pub back: BTreeSet<u64>,
-    /// Live records were left to the disk because memory was full: until they have left, what comes joins the
-    /// backlog behind them, so that a burst over a good link keeps its order.
-    pub spilled: bool,
     /// By first token.
     pub segs: BTreeMap<u64, Seg>,
     /// Records that only the disk has.
@@ -207,10 +204,10 @@ impl Queue {
         let Some(chain) = self.chains.get_mut(&chain_id) else { return };
         let Some(seg) = chain.segs.get_mut(&place.id.1) else { return };
         if chain.live.remove(&token) {
-            // Nothing may leave before it that came behind it, also not what is still to come.
-            chain.live.remove(&token);
+            // What came before it must not leave after what comes behind it.
+            let later = chain.live.split_off(&token);
             chain.back.append(&mut chain.live);
-            chain.spilled = true;
+            chain.live = later;
         } else {
             chain.back.remove(&token);
         }

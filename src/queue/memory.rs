@@ -86,8 +86,7 @@ impl Queue {
         let mut rec =
             Rec { item: Arc::new(item), chain, at: now, place: None, instead_of: Vec::new(), homeless: false };
         let state = self.chains.entry(chain).or_default();
-        state.spilled &= state.has_backlog();
-        let live = self.up && !((rec.item.in_order || state.spilled) && state.has_backlog());
+        let live = self.up && !(rec.item.in_order && state.has_backlog());
         let older = if chain.latest { self.latest.get(&rec.item.lane).copied() } else { None };
         let cost = rec.cost();
         let freed = older.and_then(|t| self.records.get(&t)).map_or(0, Rec::cost);
@@ -117,11 +116,16 @@ impl Queue {
         seq
     }
 
-    /// Whether memory is nearly full and relief is in sight (the disk works, or the link takes): who can hold back what
-    /// comes in should do so for a moment, or it will be dropped by the policy.
+    /// Whether memory is nearly full and relief is in sight: who can hold back what comes in should do so for a moment.
+    /// Else, with the link up, a part would be left to the disk and come behind what comes next; with the link down,
+    /// the policy would drop what the disk could take.
     pub fn pressed(&self) -> bool {
-        let relief = self.up || self.disk.as_ref().is_some_and(|d| d.trouble.is_none());
-        relief && self.mem_bytes > self.memory / 4 * 3
+        let enough = self.memory / 4 * 3;
+        match &self.disk {
+            _ if self.up => self.mem_bytes > enough,
+            Some(disk) => disk.trouble.is_none() && self.unsynced_bytes > enough,
+            None => false,
+        }
     }
 
     /// The next sequence number.

@@ -17,8 +17,7 @@
 //! Records of one rank and lane never overtake each other among those that waited (the *backlog*, `replayed`) nor
 //! among the live ones. Under [`Order::LiveFirst`] a live record may pass the backlog, also of its own lane: that is
 //! what live first means; an entry marked [`Entry::in_order`] (for retained topics, whose last word must be the
-//! newest) does not, and a flood that the link cannot keep up with stays in order although the disk must hold a part
-//! of it. Under [`Order::BacklogFirst`] nothing of a rank passes anything. A greater rank goes first
+//! newest) does not. Under [`Order::BacklogFirst`] nothing of a rank passes anything. A greater rank goes first
 //! either way; a live record of a lesser rank and a backlog of a greater one take turns.
 //!
 //! # Who does the work

@@ -207,28 +207,6 @@ fn live_ones_pass_a_long_backlog_unless_they_must_not() {
 }
 
 #[test]
-fn a_burst_over_a_good_link_keeps_its_order_though_memory_runs_over() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut q, mut log) = Queue::open(Options { memory: 64 << 10, ..options(dir.path()) }, T0).unwrap();
-    q.link_up();
-    let mut got = Vec::new();
-    for n in 0..3000u64 {
-        let now = Duration::from_millis(n * 4);
-        q.append(reading(n % 3, &n.to_string()), now);
-        work(&mut q, &mut log, now);
-        // the link takes less than comes
-        if n % 3 == 0
-            && let Some(out) = q.take(now)
-        {
-            q.done(out.token);
-            got.push(out);
-        }
-    }
-    got.extend(drain_all(&mut q, &mut log, sec(13)));
-    assert_eq!(bodies(&got), (0..3000).map(|n| n.to_string()).collect::<Vec<_>>());
-}
-
-#[test]
 fn backlog_first_keeps_everything_of_a_rank_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let replay = Replay { order: Order::BacklogFirst, rate: None };
