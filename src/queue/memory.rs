@@ -120,7 +120,8 @@ impl Queue {
     /// Else, with the link up, a part would be left to the disk and come behind what comes next; with the link down,
     /// the policy would drop what the disk could take.
     pub fn pressed(&self) -> bool {
-        let enough = self.memory / 4 * 3;
+        // live records are left to the disk from one half of the memory on (`make_lean`): stay well below
+        let enough = self.memory / 8 * 3;
         match &self.disk {
             _ if self.up => self.mem_bytes > enough,
             Some(disk) => disk.trouble.is_none() && self.unsynced_bytes > enough,

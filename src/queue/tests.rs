@@ -207,6 +207,29 @@ fn live_ones_pass_a_long_backlog_unless_they_must_not() {
 }
 
 #[test]
+fn a_burst_that_heeds_the_pressure_keeps_its_order_over_a_good_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut q, mut log) = Queue::open(Options { memory: 64 << 10, ..options(dir.path()) }, T0).unwrap();
+    q.link_up();
+    let mut got = Vec::new();
+    let mut held = 0;
+    for n in 0..3000u64 {
+        let now = Duration::from_millis(n * 4);
+        while q.pressed() {
+            held += 1;
+            let out = q.take(now).unwrap();
+            q.done(out.token);
+            got.push(out);
+        }
+        q.append(reading(n % 3, &n.to_string()), now);
+        work(&mut q, &mut log, now);
+    }
+    got.extend(drain_all(&mut q, &mut log, sec(13)));
+    assert_eq!(bodies(&got), (0..3000).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(held > 1000, "the burst was never held back");
+}
+
+#[test]
 fn backlog_first_keeps_everything_of_a_rank_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let replay = Replay { order: Order::BacklogFirst, rate: None };
