@@ -57,8 +57,9 @@
 //! # A frame's way up
 //! Bytes of a port → `codec` (cut, checked, decoded; what is wrong is counted by reason and never ends the task) →
 //! the device stamps a reading with the moment it was read → a bounded channel, in which a flood slows its own device
-//! → hub → `engine/points` (filters, last value) → `wire::Record` → queue (gives the number, keeps the stamp) → link
-//! (the record becomes a message only now, when its time may have been put right) → PUBACK → the queue forgets.
+//! (and all wait a moment while the queue's memory is nearly full, so that disk and link catch up) → hub →
+//! `engine/points` (filters, last value) → `wire::Record` → queue (gives the number, keeps the stamp) → link (the
+//! record becomes a message only now, when its time may have been put right) → PUBACK → the queue forgets.
 //!
 //! # A command's way down
 //! Topic → `wire::topics` says whose it is → `engine/commands`: not a duplicate, not retained, not old news, known →

@@ -82,16 +82,16 @@ impl Hub {
         // a full queue holds the devices back, and they their ports
         let mut held: Option<Instant> = None;
         loop {
-            held = match held {
-                Some(until) if until > Instant::now() && self.outbox.pressed() => Some(until),
-                Some(_) => None,
-                None => self.outbox.pressed().then(|| Instant::now() + HOLD),
-            };
+            // at a stop nobody is held back: among the reports are the outputs' answers
+            let pressed = stopping.is_none() && self.outbox.pressed();
+            held = if pressed { held.or_else(|| Some(Instant::now() + HOLD)) } else { None };
+            let hold = held.filter(|until| *until > Instant::now());
             let wake = self.engine.next_wake().map(|m| self.clock.instant(m));
             tokio::select! {
-                n = ears.reports.recv_many(&mut reports, BATCH), if devices_open && held.is_none() => {
+                n = ears.reports.recv_many(&mut reports, BATCH), if devices_open && hold.is_none() => {
                     // none: there are no devices, or all have ended
                     devices_open = n > 0;
+                    held = None;
                     for report in reports.drain(..) {
                         self.report(report, &mut fx);
                     }
@@ -102,7 +102,7 @@ impl Hub {
                 },
                 Some((pin, high)) = ears.levels.recv() => self.feed(Event::SimLevel(pin, high), &mut fx),
                 () = ears.wake.notified() => {}
-                () = sleep_until(held.unwrap_or_else(Instant::now).into()), if held.is_some() => {}
+                () = sleep_until(hold.unwrap_or_else(Instant::now).into()), if hold.is_some() => {}
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
                     self.feed(Event::Wake, &mut fx);
                 }

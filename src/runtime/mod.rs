@@ -112,7 +112,7 @@ impl Daemon {
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
         let shared = Shared::new(queue, clock.start());
         let wake_hub = Arc::new(Notify::new());
-        let outbox = Arc::new(QueueOutbox::new(shared.clone(), clock.clone(), run, wake_hub.clone())).rooted();
+        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), run, wake_hub.clone());
         let ready = outbox.clone();
         let writer = Writer::start(shared.clone(), log, move || ready.news())
             .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;

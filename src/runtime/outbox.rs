@@ -1,7 +1,7 @@
 //! The queue as the link sees it: records become messages when they leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -29,13 +29,14 @@ pub(super) struct QueueOutbox {
     /// The hub holds devices back.
     holding: AtomicBool,
     /// A timer is set for the next record that the replay rate allows.
-    paced: Arc<AtomicBool>,
-    this: std::sync::OnceLock<std::sync::Weak<QueueOutbox>>,
+    paced: AtomicBool,
+    /// For timers, which must not keep it alive.
+    this: Weak<QueueOutbox>,
 }
 
 impl QueueOutbox {
-    pub(super) fn new(queue: Shared, clock: Arc<Clock>, run: u64, hub: Arc<Notify>) -> QueueOutbox {
-        QueueOutbox {
+    pub(super) fn new(queue: Shared, clock: Arc<Clock>, run: u64, hub: Arc<Notify>) -> Arc<QueueOutbox> {
+        Arc::new_cyclic(|this| QueueOutbox {
             queue,
             clock,
             run,
@@ -43,9 +44,9 @@ impl QueueOutbox {
             hub,
             gaps: Mutex::default(),
             holding: AtomicBool::new(false),
-            paced: Arc::default(),
-            this: std::sync::OnceLock::new(),
-        }
+            paced: AtomicBool::new(false),
+            this: this.clone(),
+        })
     }
 
     /// There is something new for the link.
@@ -73,22 +74,18 @@ impl QueueOutbox {
         gaps
     }
 
-    fn wake_link_after(self: &Arc<Self>, wait: Duration) {
+    fn wake_link_after(&self, wait: Duration) {
         if self.paced.swap(true, Ordering::Relaxed) {
             return;
         }
-        let this = self.clone();
+        let this = self.this.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            this.paced.store(false, Ordering::Relaxed);
-            this.link.notify_one();
+            if let Some(this) = this.upgrade() {
+                this.paced.store(false, Ordering::Relaxed);
+                this.link.notify_one();
+            }
         });
-    }
-
-    /// Lets the outbox set timers that point back to it.
-    pub(super) fn rooted(self: Arc<Self>) -> Arc<Self> {
-        let _ = self.this.set(Arc::downgrade(&self));
-        self
     }
 }
 
@@ -105,8 +102,8 @@ impl Outbox for QueueOutbox {
                     self.gaps.lock().unwrap_or_else(|e| e.into_inner()).extend(gaps);
                     self.hub.notify_one();
                 }
-                if let (Some(wait), Some(this)) = (wait, self.this.get().and_then(std::sync::Weak::upgrade)) {
-                    this.wake_link_after(wait);
+                if let Some(wait) = wait {
+                    self.wake_link_after(wait);
                 }
                 return None;
             };
