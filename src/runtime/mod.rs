@@ -7,6 +7,7 @@ pub mod control;
 pub mod figures;
 mod health;
 mod hub;
+mod memory;
 mod outbox;
 mod state;
 mod supervisor;
@@ -28,6 +29,7 @@ use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
 
 use hub::{Hub, Part};
+use memory::Memory;
 use outbox::QueueOutbox;
 pub use state::{Applied, StateDir, last_applied, state_of};
 
@@ -68,6 +70,7 @@ pub struct Daemon {
     queue: Option<Writer>,
     state: StateDir,
     _socket: Option<control::Control>,
+    memory: Memory,
     #[cfg(test)]
     counters: Vec<Arc<Counters>>,
     #[cfg(feature = "broker")]
@@ -127,6 +130,8 @@ impl Daemon {
             return Err(StartError::Failed("this pinpost was built without the embedded broker".into()));
         }
 
+        let wake = wake_hub.clone();
+        let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan));
         let desk = figures::Desk { queue: shared.clone(), clock: clock.clone(), run, hub: wake_hub.clone() };
         let socket = control::start(state.path(), desk);
@@ -153,7 +158,16 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let setup = Setup { topics: plan.topics, devices: specs, points: plan.points, chains: plan.chains, info };
+        let setup = Setup {
+            topics: plan.topics,
+            devices: specs,
+            points: plan.points,
+            chains: plan.chains,
+            info,
+            memory: memory.recall(""),
+            boot: clock.boot(),
+            abnormal,
+        };
         let engine = Engine::new(setup, &clock.now());
         let mut parts = Vec::new();
         for device in plan.devices {
@@ -169,6 +183,7 @@ impl Daemon {
                 up: report_tx.clone(),
                 orders,
                 start_safe: abnormal,
+                memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));
             parts.push(Part { name: device.spec.name, orders: order_tx, counters, task });
@@ -185,6 +200,7 @@ impl Daemon {
             link: link_handle.clone(),
             parts,
             sim: pins.sim,
+            memory: memory.clone(),
             status: health::LinkStatus::default(),
             health_topic,
         };
@@ -205,6 +221,7 @@ impl Daemon {
             queue: Some(writer),
             state,
             _socket: socket,
+            memory,
             #[cfg(test)]
             counters,
             #[cfg(feature = "broker")]
@@ -227,6 +244,7 @@ impl Daemon {
     /// After [`Daemon::failed`]: what waits in memory is written. The run counts as ended abnormally.
     pub fn abandon(mut self) {
         self.link.abort();
+        self.memory.stop();
         if let Some(writer) = self.queue.take() {
             writer.stop();
         }
@@ -250,6 +268,7 @@ impl Daemon {
             log::warn!("the hub did not end in time");
             self.hub.abort();
         }
+        self.memory.stop();
         if let Some(writer) = self.queue.take() {
             writer.stop();
         }

@@ -23,6 +23,8 @@ const RUNNING: &str = "running";
 const STATE: &str = ".state";
 /// In systemd's state directory: the way to a directory of small things that lies elsewhere.
 const ELSEWHERE: &str = "elsewhere.state";
+/// The small durable memory, [`super::memory`].
+const MEMORY: &str = "memory";
 
 /// The directory of small things of a queue's directory: `queue.state` beside `queue`.
 pub fn state_of(queue_dir: &Path) -> PathBuf {
@@ -137,6 +139,11 @@ impl StateDir {
         &self.dir
     }
 
+    /// Where the small durable memory lies.
+    pub(super) fn memory(&self) -> PathBuf {
+        self.dir.join(MEMORY)
+    }
+
     /// A run begins: keeps what was applied. True if the run before ended abnormally. The queue's lock is held.
     pub fn begin(&self, applied: &Applied) -> bool {
         let made = self.make();
@@ -217,7 +224,7 @@ impl StateDir {
 }
 
 /// Writes a file whole or not at all, readable by its owner alone.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
