@@ -3,6 +3,8 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+pub mod control;
+pub mod figures;
 mod health;
 mod hub;
 mod memory;
@@ -29,7 +31,7 @@ use crate::queue::{OpenError, Queue, Shared, Writer};
 use hub::{Hub, Part};
 use memory::Memory;
 use outbox::QueueOutbox;
-pub use state::{Applied, SAFE_FILE, StateDir, state_of};
+pub use state::{Applied, StateDir, last_applied, state_of};
 
 /// Reports of devices that wait for the hub; a device that finds it full waits itself.
 const REPORTS: usize = 256;
@@ -67,6 +69,7 @@ pub struct Daemon {
     farewell: Vec<crate::model::Message>,
     queue: Option<Writer>,
     state: StateDir,
+    _socket: Option<control::Control>,
     memory: Memory,
     #[cfg(test)]
     counters: Vec<Arc<Counters>>,
@@ -130,6 +133,8 @@ impl Daemon {
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan));
+        let desk = figures::Desk { queue: shared.clone(), clock: clock.clone(), run, hub: wake_hub.clone() };
+        let socket = control::start(state.path(), desk);
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
         let farewell = plan.link.will.clone().into_iter().collect();
@@ -215,6 +220,7 @@ impl Daemon {
             farewell,
             queue: Some(writer),
             state,
+            _socket: socket,
             memory,
             #[cfg(test)]
             counters,
