@@ -131,6 +131,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         }],
         point_verbs: vec!["get"],
         device_verbs: vec![],
+        own_verbs: vec![],
         output: None,
         safe: None,
         notes,
