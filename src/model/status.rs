@@ -33,4 +33,14 @@ pub struct DeviceCounters {
     pub readings: u64,
     /// Errors of the hardware: failed reads, writes, opens, lost edges.
     pub errors: u64,
+    /// Edges of input pins.
+    pub edges: u64,
+    /// Edges that the kernel or the daemon could not keep; also counted as errors.
+    pub lost_edges: u64,
+    /// Moves of an encoder that cannot be: an edge between was missed or bounced.
+    pub illegal_moves: u64,
+    /// How often a pin had more edges than it may.
+    pub storms: u64,
+    /// Whether it has them now.
+    pub flooding: bool,
 }
