@@ -29,7 +29,7 @@
 //! - [`queue`] STORE AND FORWARD: opaque bytes and their numbers, in memory and on disk; it knows nothing of MQTT.
 //! - [`link`] THE BROKER: one connection, the window of what is unacknowledged, MQTT 5 and 3.1.1, the embedded broker.
 //! - [`plan`] WHAT CAN RUN: a file resolved against the open lists; every mistake of meaning.
-//! - [`runtime`] THE ONLY ROOM THAT STARTS TASKS: wiring, hub, supervisor, what survives, systemd.
+//! - [`runtime`] THE ONLY ROOM THAT STARTS TASKS: wiring, hub, supervisor, what survives (state, memory), systemd.
 //! - [`cli`] one file per command.
 //! - [`clock`] the only place that reads time · [`backoff`] when to try again, pure · [`logging`] journal or stderr.
 //!

@@ -16,6 +16,7 @@ mod run;
 mod safe_state;
 mod schema;
 mod subscribe;
+mod view;
 
 pub mod out;
 
@@ -117,6 +118,8 @@ enum Command {
     Pins(pins::PinsArgs),
     /// Drive the outputs of the last applied configuration to their safe state
     SafeState(safe_state::SafeStateArgs),
+    /// Show the latest pictures of a topic as a web page
+    View(view::ViewArgs),
 }
 
 impl Command {
@@ -133,6 +136,7 @@ impl Command {
             Command::Ports(args) => ports::run(args),
             Command::Pins(args) => pins::run(args),
             Command::SafeState(args) => safe_state::run(args),
+            Command::View(args) => view::run(args),
         }
     }
 }

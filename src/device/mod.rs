@@ -9,12 +9,14 @@ mod digital_out;
 mod input;
 mod serial;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value as Json;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
@@ -256,6 +258,17 @@ pub enum Report {
     Status(DeviceId, DeviceStatus),
     /// It has done what was asked.
     Acted(Ticket, Result<Option<Value>, String>),
+    /// Something is to survive a restart.
+    Remember {
+        /// Which device.
+        device: DeviceId,
+        /// The device's own key.
+        key: String,
+        /// What; `None`: it need not be kept any more.
+        value: Option<Json>,
+        /// Whether it is written at once, or within a minute and at an orderly stop.
+        urgent: bool,
+    },
 }
 
 /// What the hub asks of a device.
@@ -300,9 +313,34 @@ pub struct Context {
     pub orders: mpsc::Receiver<Order>,
     /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
     pub start_safe: bool,
+    /// What it asked to have kept, by its own keys; of the runs before at first.
+    pub memory: BTreeMap<String, Json>,
 }
 
 impl Context {
+    /// What it asked to have kept, in this run or one before.
+    pub fn recall(&self, key: &str) -> Option<&Json> {
+        self.memory.get(key)
+    }
+    /// Has a value survive a restart; `None`: it need not any more. It is on disk within a minute, and at an orderly
+    /// stop: what may be lost in a crash is what was said in the last minute. No change costs no write.
+    pub async fn remember(&mut self, key: &str, value: Option<Json>) {
+        self.keep(key, value, false).await;
+    }
+    /// The same, begun to be written at once. For what seldom changes and matters: every call is a write to the card.
+    pub async fn remember_now(&mut self, key: &str, value: Option<Json>) {
+        self.keep(key, value, true).await;
+    }
+    async fn keep(&mut self, key: &str, value: Option<Json>, urgent: bool) {
+        if self.memory.get(key) == value.as_ref() && !urgent {
+            return;
+        }
+        match &value {
+            Some(value) => self.memory.insert(key.to_owned(), value.clone()),
+            None => self.memory.remove(key),
+        };
+        let _ = self.up.send(Report::Remember { device: self.id, key: key.to_owned(), value, urgent }).await;
+    }
     /// Hands a reading over. Waits while the hub is behind.
     pub async fn reading(&self, point: usize, value: Value, quality: Quality, at: Instant) {
         let Some(point) = self.points.get(point).copied() else { return };
@@ -320,6 +358,27 @@ impl Context {
             Counters::add(&self.counters.errors, 1);
         }
         let _ = self.up.send(Report::Acted(ticket, result)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hal::sim::SimBoard;
+
+    #[tokio::test]
+    async fn what_a_device_has_kept_is_told_once_and_recalled() {
+        let (mut context, _orders, mut reports) = testing::Bench::new(Arc::new(SimBoard::new())).taken_apart();
+        context.remember("total", Some(Json::from(7))).await;
+        context.remember("total", Some(Json::from(7))).await;
+        assert_eq!(context.recall("total"), Some(&Json::from(7)));
+        context.remember_now("total", None).await;
+        assert_eq!(context.recall("total"), None);
+        let mut said = Vec::new();
+        while let Ok(Report::Remember { key, value, urgent, .. }) = reports.try_recv() {
+            said.push((key, value, urgent));
+        }
+        assert_eq!(said, [("total".into(), Some(Json::from(7)), false), ("total".into(), None, true)]);
     }
 }
 
@@ -348,6 +407,7 @@ pub(crate) mod testing {
                 up,
                 orders: from_hub,
                 start_safe: false,
+                memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }
         }

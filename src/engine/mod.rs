@@ -13,7 +13,7 @@ pub mod points;
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Action, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority, Quality,
+    Action, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority, Quality,
     Stamp, Ticket, Value,
 };
 use crate::wire::{Record, Topics};
@@ -71,6 +71,15 @@ pub enum Effect {
     Ack(u64),
     /// An input pin of the simulated board is to be driven.
     DriveSim(u8, bool),
+    /// A value is to survive a restart; `None`: it need not any more. It comes back in [`Setup::memory`].
+    Remember {
+        /// Under this key; those that begin with `device/` are the devices'.
+        key: String,
+        /// What.
+        value: Option<serde_json::Value>,
+        /// Whether it is begun to be written at once, or with the next of the kind, within a minute at the latest.
+        urgent: bool,
+    },
     /// `bridge/health` is to be collected and sent; with a topic, an answer is wanted there as well.
     Health(Option<commands::Reply>),
 }
@@ -110,6 +119,12 @@ pub struct Setup {
     pub chains: Vec<Chain>,
     /// What `bridge/info` says.
     pub info: bridge::Info,
+    /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
+    pub memory: BTreeMap<String, serde_json::Value>,
+    /// This run of the machine, and where [`Mono`] began in it.
+    pub boot: Boot,
+    /// Whether the run before ended without order.
+    pub abnormal: bool,
 }
 
 /// The engine.

@@ -19,5 +19,5 @@ pub use problem::{Place, Problem};
 pub use reading::{Quality, Reading};
 pub use spec::{Deliver, DeviceSpec, OutputLimits, PayloadFormat, PointSpec, Priority};
 pub use status::{DeviceCounters, DeviceStatus};
-pub use time::{Mono, Now, Stamp, Wall};
+pub use time::{Boot, Mono, Now, Stamp, Wall};
 pub use value::Value;

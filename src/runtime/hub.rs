@@ -19,6 +19,7 @@ use crate::wire::Record;
 
 use super::Ask;
 use super::health::{self, LinkStatus};
+use super::memory::Memory;
 use super::outbox::{QueueOutbox, queue_stamp};
 use super::systemd;
 
@@ -48,6 +49,11 @@ impl Part {
     }
 }
 
+/// The key in the durable memory of what a device wants to have kept.
+pub(super) fn key_of(device: &str, key: &str) -> String {
+    format!("device/{device}/{key}")
+}
+
 /// What the hub listens to.
 pub(super) struct Ears {
     pub reports: mpsc::Receiver<Report>,
@@ -68,6 +74,7 @@ pub(super) struct Hub {
     pub link: LinkHandle,
     pub parts: Vec<Part>,
     pub sim: Option<SimBoard>,
+    pub memory: Memory,
     pub status: LinkStatus,
     /// `P/bridge/health`.
     pub health_topic: String,
@@ -157,6 +164,11 @@ impl Hub {
             }
             Report::Status(device, status) => self.feed(Event::Device(device, status), fx),
             Report::Acted(ticket, result) => self.feed(Event::Acted(ticket, result), fx),
+            Report::Remember { device, key, value, urgent } => {
+                if let Some(part) = self.parts.get(device.0 as usize) {
+                    self.memory.set(&key_of(&part.name, &key), value.as_ref(), urgent);
+                }
+            }
         }
     }
 
@@ -214,6 +226,7 @@ impl Hub {
                             self.feed(Event::Problem(e.text), fx);
                         }
                     }
+                    Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
                     Effect::Health(reply) => {
                         self.health(reply, fx);
                         sent = true;
@@ -257,13 +270,16 @@ impl Hub {
         self.queue.lock().append(entry, now.mono.0);
     }
 
-    /// Tells of readings that were lost.
+    /// Tells of readings that were lost, and of a memory that cannot keep what it is told.
     fn gaps(&mut self, fx: &mut Vec<Effect>) {
         for gap in self.outbox.take_gaps() {
             let (from, to, count) = (gap.from, gap.to, gap.count);
             log::warn!(from, to, count, reason = gap.reason; "readings were lost");
             let report = GapReport { from, to, count, reason: gap.reason.into(), point: gap.source };
             self.feed(Event::Gap(report), fx);
+        }
+        for text in self.memory.take_problems() {
+            self.feed(Event::Problem(text), fx);
         }
         self.carry(fx);
     }

@@ -5,6 +5,7 @@
 
 mod health;
 mod hub;
+mod memory;
 mod outbox;
 mod state;
 mod supervisor;
@@ -26,6 +27,7 @@ use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
 
 use hub::{Hub, Part};
+use memory::Memory;
 use outbox::QueueOutbox;
 pub use state::{Applied, SAFE_FILE, StateDir, state_of};
 
@@ -65,6 +67,7 @@ pub struct Daemon {
     farewell: Vec<crate::model::Message>,
     queue: Option<Writer>,
     state: StateDir,
+    memory: Memory,
     #[cfg(test)]
     counters: Vec<Arc<Counters>>,
     #[cfg(feature = "broker")]
@@ -124,6 +127,8 @@ impl Daemon {
             return Err(StartError::Failed("this pinpost was built without the embedded broker".into()));
         }
 
+        let wake = wake_hub.clone();
+        let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan));
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
@@ -148,7 +153,16 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let setup = Setup { topics: plan.topics, devices: specs, points: plan.points, chains: plan.chains, info };
+        let setup = Setup {
+            topics: plan.topics,
+            devices: specs,
+            points: plan.points,
+            chains: plan.chains,
+            info,
+            memory: memory.recall(""),
+            boot: clock.boot(),
+            abnormal,
+        };
         let engine = Engine::new(setup, &clock.now());
         let mut parts = Vec::new();
         for device in plan.devices {
@@ -164,6 +178,7 @@ impl Daemon {
                 up: report_tx.clone(),
                 orders,
                 start_safe: abnormal,
+                memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));
             parts.push(Part { name: device.spec.name, orders: order_tx, counters, task });
@@ -180,6 +195,7 @@ impl Daemon {
             link: link_handle.clone(),
             parts,
             sim: pins.sim,
+            memory: memory.clone(),
             status: health::LinkStatus::default(),
             health_topic,
         };
@@ -199,6 +215,7 @@ impl Daemon {
             farewell,
             queue: Some(writer),
             state,
+            memory,
             #[cfg(test)]
             counters,
             #[cfg(feature = "broker")]
@@ -221,6 +238,7 @@ impl Daemon {
     /// After [`Daemon::failed`]: what waits in memory is written. The run counts as ended abnormally.
     pub fn abandon(mut self) {
         self.link.abort();
+        self.memory.stop();
         if let Some(writer) = self.queue.take() {
             writer.stop();
         }
@@ -244,6 +262,7 @@ impl Daemon {
             log::warn!("the hub did not end in time");
             self.hub.abort();
         }
+        self.memory.stop();
         if let Some(writer) = self.queue.take() {
             writer.stop();
         }

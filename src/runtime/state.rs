@@ -17,6 +17,8 @@ use crate::plan::Plan;
 pub const SAFE_FILE: &str = "outputs.json";
 /// Is there while a daemon runs; found at start, the last one ended abnormally.
 const RUNNING: &str = "running";
+/// The small durable memory, [`super::memory`].
+const MEMORY: &str = "memory";
 
 /// The directory of a queue's directory.
 pub fn state_of(queue_dir: &Path) -> PathBuf {
@@ -78,6 +80,11 @@ impl StateDir {
         StateDir(state_of(queue_dir))
     }
 
+    /// Where the small durable memory lies.
+    pub(super) fn memory(&self) -> PathBuf {
+        self.0.join(MEMORY)
+    }
+
     /// A run begins: keeps what was applied. True if the run before ended abnormally.
     pub fn begin(&self, applied: &Applied) -> bool {
         let running = self.0.join(RUNNING);
@@ -110,7 +117,7 @@ impl StateDir {
 }
 
 /// Writes a file whole or not at all, readable by its owner alone.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;

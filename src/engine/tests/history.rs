@@ -66,7 +66,19 @@ impl House {
         House {
             devices: devices.iter().map(|d| d.name.clone()).collect(),
             points: names,
-            engine: Engine::new(Setup { topics, devices, points, chains, info }, &now),
+            engine: Engine::new(
+                Setup {
+                    topics,
+                    devices,
+                    points,
+                    chains,
+                    info,
+                    memory: Default::default(),
+                    boot: Default::default(),
+                    abnormal: false,
+                },
+                &now,
+            ),
             now,
             incoming: 0,
         }
@@ -193,6 +205,10 @@ impl House {
             }
             Effect::Ack(n) => format!("ack {n}"),
             Effect::DriveSim(pin, high) => format!("drive {pin} {}", u8::from(*high)),
+            Effect::Remember { key, value, urgent } => {
+                let value = value.as_ref().map_or("-".to_owned(), Json::to_string);
+                format!("remember {key} {value}{}", if *urgent { " urgent" } else { "" })
+            }
             Effect::Health(None) => "health".into(),
             Effect::Health(Some(reply)) => {
                 let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
