@@ -6,13 +6,14 @@
 
 mod digital_in;
 mod digital_out;
+mod input;
 mod serial;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
@@ -210,6 +211,15 @@ pub struct Counters {
     pub missed: AtomicU64,
     /// See [`DeviceCounters`].
     pub late: AtomicU64,
+    pub edges: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub lost_edges: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub illegal_moves: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub storms: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub flooding: AtomicBool,
 }
 
 impl Counters {
@@ -228,6 +238,11 @@ impl Counters {
             errors: get(&self.errors),
             missed: get(&self.missed),
             late: get(&self.late),
+            edges: get(&self.edges),
+            lost_edges: get(&self.lost_edges),
+            illegal_moves: get(&self.illegal_moves),
+            storms: get(&self.storms),
+            flooding: self.flooding.load(Ordering::Relaxed),
         }
     }
 }
@@ -396,7 +411,7 @@ pub(crate) mod testing {
             let context = Context {
                 id: DeviceId(0),
                 name: "device".into(),
-                points: vec![PointId(0)],
+                points: (0..4).map(PointId).collect(),
                 board,
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
@@ -418,12 +433,39 @@ pub(crate) mod testing {
         pub(super) fn counters(&self) -> DeviceCounters {
             self.context.counters.read()
         }
+        pub(super) fn counters_now(&self) -> Arc<Counters> {
+            self.context.counters.clone()
+        }
         pub(super) fn clock(&self) -> Arc<Clock> {
             self.context.clock.clone()
         }
         /// What a supervisor needs; the orders' other end, so that it goes on; what it reports.
         pub(crate) fn taken_apart(self) -> (Context, mpsc::Sender<Order>, mpsc::Receiver<Report>) {
             (self.context, self.orders, self.reports)
+        }
+        /// The same; `then` is done when it has made the first `after` of them.
+        pub(super) async fn run_while(
+            &mut self,
+            driver: &dyn Driver,
+            reports: usize,
+            after: usize,
+            then: impl FnOnce(),
+        ) -> Vec<Report> {
+            let mut got = Vec::new();
+            let mut run = driver.run(&mut self.context);
+            let (mut ended, mut then) = (false, Some(then));
+            while got.len() < reports {
+                if got.len() >= after
+                    && let Some(then) = then.take()
+                {
+                    then();
+                }
+                tokio::select! {
+                    report = self.reports.recv() => got.extend(report),
+                    _ = &mut run, if !ended => ended = true,
+                }
+            }
+            got
         }
         /// Runs a driver until it has made so many reports.
         pub(super) async fn run(&mut self, driver: &dyn Driver, reports: usize) -> Vec<Report> {

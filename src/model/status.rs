@@ -40,4 +40,14 @@ pub struct DeviceCounters {
     pub missed: u64,
     /// Answers that came when nobody waited for them any more.
     pub late: u64,
+    /// Edges of input pins.
+    pub edges: u64,
+    /// Edges that the kernel or the daemon could not keep; also counted as errors.
+    pub lost_edges: u64,
+    /// Moves of an encoder that cannot be: an edge between was missed or bounced.
+    pub illegal_moves: u64,
+    /// How often a pin had more edges than it may.
+    pub storms: u64,
+    /// Whether it has them now.
+    pub flooding: bool,
 }
