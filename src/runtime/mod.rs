@@ -150,6 +150,10 @@ impl Daemon {
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
         let setup = Setup { topics: plan.topics, devices: specs, points: plan.points, chains: plan.chains, info };
         let engine = Engine::new(setup, &clock.now());
+        for port in plan.ports {
+            // it ends with the last device on it
+            tokio::spawn(supervisor::keep(port));
+        }
         let mut parts = Vec::new();
         for device in plan.devices {
             let (order_tx, orders) = mpsc::channel(ORDERS);
