@@ -9,6 +9,7 @@ mod health;
 mod hub;
 mod memory;
 mod outbox;
+mod requests;
 mod state;
 mod supervisor;
 mod systemd;
@@ -16,11 +17,13 @@ mod systemd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
+use crate::engine::commands::Reply;
 use crate::engine::{Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
 use crate::hal::{Board, Level};
@@ -63,6 +66,7 @@ impl Pins {
 /// A running gateway.
 pub struct Daemon {
     control: mpsc::Sender<Ask>,
+    wanted: mpsc::Receiver<Reply>,
     hub: JoinHandle<()>,
     link: JoinHandle<()>,
     link_handle: LinkHandle,
@@ -83,6 +87,10 @@ pub enum Ask {
     Ping(oneshot::Sender<()>),
     /// Outputs take `on_stop`; it answers when they have, and goes on carrying.
     StopOutputs(oneshot::Sender<()>),
+    /// A request is answered.
+    Answer(Reply, Map<String, Json>),
+    /// Something is said on `bridge/event`.
+    Say(Json),
     /// Devices end, the hub ends.
     End,
 }
@@ -191,6 +199,7 @@ impl Daemon {
         #[cfg(test)]
         let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
+        let (wanted_tx, wanted) = mpsc::channel(1);
         let hub = Hub {
             engine,
             clock,
@@ -202,6 +211,8 @@ impl Daemon {
             sim: pins.sim,
             memory: memory.clone(),
             status: health::LinkStatus::default(),
+            wanted: wanted_tx,
+            level_timer: Default::default(),
             health_topic,
         };
         let hub = tokio::spawn(hub.run(hub::Ears {
@@ -214,6 +225,7 @@ impl Daemon {
         systemd::start(control.clone());
         Ok(Daemon {
             control,
+            wanted,
             hub,
             link,
             link_handle,
