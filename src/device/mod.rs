@@ -6,13 +6,14 @@
 
 mod digital_in;
 mod digital_out;
+mod input;
 mod serial;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
@@ -24,8 +25,8 @@ use crate::config::{Places, Word};
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, OutputLimits, Place, PointId, Problem, Quality, Stamp, Ticket,
-    Value,
+    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality, Refusal, Stamp,
+    Ticket, Value, VerbSpec,
 };
 
 /// A word of the list of kinds.
@@ -70,6 +71,8 @@ pub struct Built {
     pub point_verbs: Vec<&'static str>,
     /// Verbs said to the device.
     pub device_verbs: Vec<&'static str>,
+    /// Verbs of its own, said to single points or to the device; they come as [`Action::Verb`].
+    pub own_verbs: Vec<VerbSpec>,
     /// Limits of its output.
     pub output: Option<OutputLimits>,
     /// Its pin's safe level.
@@ -204,6 +207,19 @@ pub struct Counters {
     pub readings: AtomicU64,
     /// See [`DeviceCounters`].
     pub errors: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub missed: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub late: AtomicU64,
+    pub edges: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub lost_edges: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub illegal_moves: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub storms: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub flooding: AtomicBool,
 }
 
 impl Counters {
@@ -220,6 +236,13 @@ impl Counters {
             dropped_bytes: get(&self.dropped_bytes),
             readings: get(&self.readings),
             errors: get(&self.errors),
+            missed: get(&self.missed),
+            late: get(&self.late),
+            edges: get(&self.edges),
+            lost_edges: get(&self.lost_edges),
+            illegal_moves: get(&self.illegal_moves),
+            storms: get(&self.storms),
+            flooding: self.flooding.load(Ordering::Relaxed),
         }
     }
 }
@@ -241,7 +264,7 @@ pub enum Report {
     /// It works, or no longer.
     Status(DeviceId, DeviceStatus),
     /// It has done what was asked.
-    Acted(Ticket, Result<Option<Value>, String>),
+    Acted(Ticket, Result<Option<Value>, Refusal>),
     /// Something is to survive a restart.
     Remember {
         /// Which device.
@@ -268,11 +291,11 @@ pub struct Order {
 
 impl Order {
     /// The action, unless it is too late to begin it; then the answer.
-    pub fn in_time(self) -> Result<(Ticket, Action), (Ticket, String)> {
+    pub fn in_time(self) -> Result<(Ticket, Action), (Ticket, Refusal)> {
         if Instant::now() <= self.until {
             Ok((self.ticket, self.action))
         } else {
-            Err((self.ticket, "it waited too long to be begun".into()))
+            Err((self.ticket, Refusal::new(OutcomeKind::Timeout, "it waited too long to be begun")))
         }
     }
 }
@@ -336,8 +359,12 @@ impl Context {
     pub async fn online(&self) {
         let _ = self.up.send(Report::Status(self.id, DeviceStatus::Online)).await;
     }
+    /// Says that the line is there and nothing comes.
+    pub async fn silent(&self, why: impl Into<String>) {
+        let _ = self.up.send(Report::Status(self.id, DeviceStatus::Silent(why.into()))).await;
+    }
     /// Answers an action.
-    pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, String>) {
+    pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, Refusal>) {
         if result.is_err() {
             Counters::add(&self.counters.errors, 1);
         }
@@ -384,7 +411,7 @@ pub(crate) mod testing {
             let context = Context {
                 id: DeviceId(0),
                 name: "device".into(),
-                points: vec![PointId(0)],
+                points: (0..4).map(PointId).collect(),
                 board,
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
@@ -406,12 +433,39 @@ pub(crate) mod testing {
         pub(super) fn counters(&self) -> DeviceCounters {
             self.context.counters.read()
         }
+        pub(super) fn counters_now(&self) -> Arc<Counters> {
+            self.context.counters.clone()
+        }
         pub(super) fn clock(&self) -> Arc<Clock> {
             self.context.clock.clone()
         }
         /// What a supervisor needs; the orders' other end, so that it goes on; what it reports.
         pub(crate) fn taken_apart(self) -> (Context, mpsc::Sender<Order>, mpsc::Receiver<Report>) {
             (self.context, self.orders, self.reports)
+        }
+        /// The same; `then` is done when it has made the first `after` of them.
+        pub(super) async fn run_while(
+            &mut self,
+            driver: &dyn Driver,
+            reports: usize,
+            after: usize,
+            then: impl FnOnce(),
+        ) -> Vec<Report> {
+            let mut got = Vec::new();
+            let mut run = driver.run(&mut self.context);
+            let (mut ended, mut then) = (false, Some(then));
+            while got.len() < reports {
+                if got.len() >= after
+                    && let Some(then) = then.take()
+                {
+                    then();
+                }
+                tokio::select! {
+                    report = self.reports.recv() => got.extend(report),
+                    _ = &mut run, if !ended => ended = true,
+                }
+            }
+            got
         }
         /// Runs a driver until it has made so many reports.
         pub(super) async fn run(&mut self, driver: &dyn Driver, reports: usize) -> Vec<Report> {

@@ -136,7 +136,7 @@ impl Desk {
         let count = {
             let mut queue = self.queue.lock();
             let before = queue.stats().waiting;
-            queue.purge();
+            queue.purge(crate::queue::Which::default(), self.clock.now().mono.0);
             before
         };
         self.hub.notify_one();

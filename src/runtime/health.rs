@@ -43,10 +43,21 @@ pub(super) fn collect<'a>(
     let queue = super::figures::figures(stats, words);
     let devices: Map<String, Json> = devices
         .map(|(name, c)| {
-            let counts = json!({
+            let mut counts = json!({
                 "frames": c.frames, "bad_frames": c.bad_frames, "dropped_bytes": c.dropped_bytes,
-                "readings": c.readings, "errors": c.errors,
+                "readings": c.readings, "errors": c.errors, "missed": c.missed, "late": c.late,
             });
+            // only where pins are read
+            let pins = [
+                ("edges", c.edges),
+                ("lost_edges", c.lost_edges),
+                ("illegal_moves", c.illegal_moves),
+                ("storms", c.storms),
+            ];
+            if let Some(map) = counts.as_object_mut() {
+                map.extend(pins.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), json!(n))));
+                map.extend(c.flooding.then(|| ("flooding".to_owned(), json!(true))));
+            }
             (name.to_owned(), counts)
         })
         .collect();
