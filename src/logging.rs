@@ -56,7 +56,8 @@ pub fn init(default_level: LevelFilter) {
         Err(e) => (plain(base), Some(format!("{VARIABLE}: {e}"))),
     };
     let max = filter.filter();
-    let logger = LOGGER.get_or_init(|| Logger { filter: RwLock::new(plain(base)), words: RwLock::default(), sink: sink() });
+    let logger =
+        LOGGER.get_or_init(|| Logger { filter: RwLock::new(plain(base)), words: RwLock::default(), sink: sink() });
     logger.replace(filter);
     *logger.words.write().unwrap_or_else(PoisonError::into_inner) = (words.clone(), words);
     // It fails when a logger is there already: ours, from the first call.

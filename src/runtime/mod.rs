@@ -34,7 +34,7 @@ use crate::queue::{OpenError, Queue, Shared, Writer};
 use hub::{Hub, Part};
 use memory::Memory;
 use outbox::QueueOutbox;
-pub use state::{Applied, StateDir, last_applied, state_of};
+pub use state::{Applied, StateDir, last_applied, queues, state_of};
 
 /// Reports of devices that wait for the hub; a device that finds it full waits itself.
 const REPORTS: usize = 256;
@@ -141,7 +141,13 @@ impl Daemon {
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan));
-        let desk = figures::Desk { queue: shared.clone(), clock: clock.clone(), run, hub: wake_hub.clone() };
+        let desk = figures::Desk {
+            queue: shared.clone(),
+            dir: plan.queue.dir.clone(),
+            clock: clock.clone(),
+            run,
+            outbox: outbox.clone(),
+        };
         let socket = control::start(state.path(), desk);
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
