@@ -8,6 +8,7 @@
 //! - no call blocks for longer than a register access or an ioctl.
 
 pub mod boards;
+pub mod bus;
 pub mod device_tree;
 pub mod list;
 pub mod port;

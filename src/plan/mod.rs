@@ -18,6 +18,7 @@ use crate::config::scalar::SyncKey;
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
 use crate::engine::filters::{Chain, FILTERS};
+use crate::hal::bus;
 use crate::hal::port::{Line, PortKind, PortSpec};
 use crate::link::LinkConfig;
 use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
@@ -56,6 +57,8 @@ pub struct Plan {
     pub broker: Option<SocketAddr>,
     /// Devices, in the order of their ids.
     pub devices: Vec<DevicePlan>,
+    /// The tasks of the ports that devices share.
+    pub ports: Vec<bus::Task>,
     /// Points, in the order of their ids.
     pub points: Vec<PointSpec>,
     /// Their filters as written, for `explain`.
@@ -172,7 +175,7 @@ impl Resolver<'_> {
         let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
         let ports: Vec<(String, Option<PortSpec>)> =
             self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
-        let (mut pins, mut ports_taken) = (Vec::new(), Vec::new());
+        let (mut pins, mut ports_taken, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
         let mut devices = Vec::new();
         let mut all = points::Points::default();
         for (name, device) in &self.raw.devices {
@@ -185,6 +188,7 @@ impl Resolver<'_> {
                 ports: &find,
                 port_names: &port_names,
                 ports_taken: &mut ports_taken,
+                port_tasks: &mut port_tasks,
             };
             let Some(kind) = KINDS.iter().find(|k| k.word.name == device.kind) else { continue };
             let Some(built) = (kind.build)(&device.params, &mut desk) else { continue };
@@ -214,6 +218,7 @@ impl Resolver<'_> {
             queue,
             broker,
             devices,
+            ports: port_tasks,
             points: all.specs,
             filters: all.filters,
             values: all.values,

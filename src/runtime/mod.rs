@@ -183,6 +183,10 @@ impl Daemon {
             abnormal,
         };
         let engine = Engine::new(setup, &clock.now());
+        for port in plan.ports {
+            // it ends with the last device on it
+            tokio::spawn(supervisor::keep(port));
+        }
         let mut parts = Vec::new();
         for device in plan.devices {
             let (order_tx, orders) = mpsc::channel(ORDERS);
