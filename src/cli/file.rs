@@ -61,6 +61,14 @@ pub fn show(problems: &[Problem], path: &Path, text: &str) {
     }
 }
 
+/// A plan that can run, for those who only look into the file: what is merely doubtful in it is not said.
+pub fn plan_quietly(path: &Path) -> Result<Plan, Failure> {
+    match check(path, When::Check, false).plan {
+        Some(plan) => Ok(plan),
+        None => plan(path, When::Check, false),
+    }
+}
+
 /// A plan that can run, or everything that is wrong, said, and the exit code for it.
 pub fn plan(path: &Path, when: When, simulate: bool) -> Result<Plan, Failure> {
     let Checked { plan, problems, text } = check(path, when, simulate);

@@ -9,6 +9,7 @@ mod health;
 mod hub;
 mod memory;
 mod outbox;
+mod requests;
 mod state;
 mod supervisor;
 mod systemd;
@@ -16,11 +17,13 @@ mod systemd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
+use crate::engine::commands::Reply;
 use crate::engine::{Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
 use crate::hal::{Board, Level};
@@ -31,7 +34,7 @@ use crate::queue::{OpenError, Queue, Shared, Writer};
 use hub::{Hub, Part};
 use memory::Memory;
 use outbox::QueueOutbox;
-pub use state::{Applied, StateDir, last_applied, state_of};
+pub use state::{Applied, StateDir, last_applied, queues, state_of};
 
 /// Reports of devices that wait for the hub; a device that finds it full waits itself.
 const REPORTS: usize = 256;
@@ -63,6 +66,7 @@ impl Pins {
 /// A running gateway.
 pub struct Daemon {
     control: mpsc::Sender<Ask>,
+    wanted: mpsc::Receiver<Reply>,
     hub: JoinHandle<()>,
     link: JoinHandle<()>,
     link_handle: LinkHandle,
@@ -83,6 +87,10 @@ pub enum Ask {
     Ping(oneshot::Sender<()>),
     /// Outputs take `on_stop`; it answers when they have, and goes on carrying.
     StopOutputs(oneshot::Sender<()>),
+    /// A request is answered.
+    Answer(Reply, Map<String, Json>),
+    /// Something is said on `bridge/event`.
+    Say(Json),
     /// Devices end, the hub ends.
     End,
 }
@@ -133,7 +141,13 @@ impl Daemon {
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan));
-        let desk = figures::Desk { queue: shared.clone(), clock: clock.clone(), run, hub: wake_hub.clone() };
+        let desk = figures::Desk {
+            queue: shared.clone(),
+            dir: plan.queue.dir.clone(),
+            clock: clock.clone(),
+            run,
+            outbox: outbox.clone(),
+        };
         let socket = control::start(state.path(), desk);
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
@@ -195,6 +209,7 @@ impl Daemon {
         #[cfg(test)]
         let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
+        let (wanted_tx, wanted) = mpsc::channel(1);
         let hub = Hub {
             engine,
             clock,
@@ -206,6 +221,8 @@ impl Daemon {
             sim: pins.sim,
             memory: memory.clone(),
             status: health::LinkStatus::default(),
+            wanted: wanted_tx,
+            level_timer: Default::default(),
             health_topic,
         };
         let hub = tokio::spawn(hub.run(hub::Ears {
@@ -218,6 +235,7 @@ impl Daemon {
         systemd::start(control.clone());
         Ok(Daemon {
             control,
+            wanted,
             hub,
             link,
             link_handle,

@@ -19,6 +19,8 @@ use crate::plan::Plan;
 const SAFE_FILE: &str = "outputs.json";
 /// Is there while a daemon runs; found at start, the last one ended abnormally.
 const RUNNING: &str = "running";
+/// Where systemd puts it, and where it is looked for without systemd.
+const HOME: &str = "/var/lib/pinpost";
 /// What a directory of small things is called behind the queue's own name.
 const STATE: &str = ".state";
 /// In systemd's state directory: the way to a directory of small things that lies elsewhere.
@@ -44,10 +46,23 @@ fn home() -> Option<PathBuf> {
     std::env::split_paths(&dirs).next()
 }
 
+/// systemd's state directory or the usual one, and the queues whose daemons keep their small things there.
+pub fn queues() -> (PathBuf, Vec<PathBuf>) {
+    let home = home().unwrap_or_else(|| PathBuf::from(HOME));
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(&home).into_iter().flatten().flatten() {
+        let dir = if entry.file_name() == ELSEWHERE { fs::read_link(entry.path()).ok() } else { Some(entry.path()) };
+        let queue = dir.and_then(|d| Some(d.with_file_name(d.file_name()?.to_str()?.strip_suffix(STATE)?)));
+        found.extend(queue);
+    }
+    found.sort();
+    (home, found)
+}
+
 /// What the last runs have left in systemd's state directory or the usual one: of every daemon that ended
 /// abnormally, else of the one that started last. Not of those that run now, where there are others.
 pub fn last_applied() -> Result<Vec<Applied>, String> {
-    last_applied_in(&home().unwrap_or_else(|| PathBuf::from("/var/lib/pinpost")))
+    last_applied_in(&home().unwrap_or_else(|| PathBuf::from(HOME)))
 }
 
 fn last_applied_in(home: &Path) -> Result<Vec<Applied>, String> {
