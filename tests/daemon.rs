@@ -4,6 +4,8 @@
 mod inputs;
 #[path = "daemon/link.rs"]
 mod link;
+#[path = "daemon/modbus.rs"]
+mod modbus;
 #[path = "daemon/outputs.rs"]
 mod outputs;
 #[path = "daemon/serial.rs"]
