@@ -6,6 +6,10 @@ mod inputs;
 mod link;
 #[path = "daemon/outputs.rs"]
 mod outputs;
+#[path = "daemon/queue.rs"]
+mod queue;
+#[path = "daemon/reload.rs"]
+mod reload;
 #[path = "daemon/serial.rs"]
 mod serial;
 mod support;

@@ -363,6 +363,8 @@ pub struct Context {
     pub orders: mpsc::Receiver<Order>,
     /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
     pub start_safe: bool,
+    /// The output was ours a moment ago, before a reload: it begins as it is.
+    pub start_kept: bool,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -461,6 +463,7 @@ pub(crate) mod testing {
                 up,
                 orders: from_hub,
                 start_safe: false,
+                start_kept: false,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }

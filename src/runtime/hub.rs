@@ -119,8 +119,8 @@ impl Hub {
                 }
                 Some(ask) = ears.asks.recv() => match ask {
                     Ask::Ping(answer) => drop(answer.send(())),
-                    Ask::StopOutputs(answer) => {
-                        self.feed(Event::Stop, &mut fx);
+                    Ask::StopOutputs(keep, answer) => {
+                        self.feed(Event::Stop(keep), &mut fx);
                         stopping = Some(answer);
                     }
                     Ask::Answer(reply, map) => self.reply(&reply, map, &mut fx),
