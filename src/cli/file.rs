@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use crate::config::{self, When, report};
+use crate::hal::boards::{self, BoardTable};
+use crate::hal::device_tree;
 use crate::model::Problem;
 use crate::plan::{self, Ask, Checked, Plan};
 
 use super::out::say;
 use super::{Failure, exit};
 
-/// A file, judged on this machine.
+/// A file, judged on this machine, its pins too.
 pub fn check(path: &Path, when: When, simulate: bool) -> Checked {
     match config::read(path) {
         Ok(bytes) => check_of(&bytes, path, when, simulate),
@@ -17,8 +19,28 @@ pub fn check(path: &Path, when: When, simulate: bool) -> Checked {
     }
 }
 
-/// What was read from a file, judged on this machine.
+/// What was read from a file, judged on this machine, its pins too.
 pub fn check_of(bytes: &[u8], path: &Path, when: When, simulate: bool) -> Checked {
+    let mut checked = resolve(bytes, path, when, simulate);
+    if let Some(board) = boards::here().filter(|_| !simulate) {
+        checked.judge(board, &device_tree::taken());
+    }
+    checked
+}
+
+/// A file, its pins judged as those of another board.
+pub fn check_for(path: &Path, board: &BoardTable) -> Checked {
+    match config::read(path) {
+        Ok(bytes) => {
+            let mut checked = resolve(&bytes, path, When::Check, false);
+            checked.judge(board, &[]);
+            checked
+        }
+        Err(problem) => Checked { plan: None, problems: vec![*problem], text: String::new() },
+    }
+}
+
+fn resolve(bytes: &[u8], path: &Path, when: When, simulate: bool) -> Checked {
     let host = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_else(|| "pinpost".into());
     plan::check(
         bytes,

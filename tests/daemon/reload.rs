@@ -98,7 +98,7 @@ fn a_wrong_file_is_answered_with_its_problems_and_the_old_one_goes_on() {
     let mut broker = Mosquitto::start();
     let home = Home::simple(&broker, "devices: { pump: { kind: digital_out, pin: 27 } }\n");
     let mut all = Watch::on(&mut broker, "gw/#");
-    let mut gateway = home.online(&mut all);
+    let gateway = home.online(&mut all);
     let good = fs::read_to_string(home.file()).unwrap();
 
     let wrong = "devices: { pump: { kind: digital_out, pni: 27 } }\n";
