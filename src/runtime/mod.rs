@@ -175,6 +175,7 @@ impl Daemon {
         let link = tokio::spawn(link.run());
 
         let (report_tx, report_rx) = mpsc::channel(REPORTS);
+        let (answer_tx, answer_rx) = mpsc::channel(REPORTS);
         let (level_tx, level_rx) = mpsc::unbounded_channel();
         if let Some(sim) = &pins.sim {
             // bounded by our own writes: every level is one of them
@@ -217,7 +218,8 @@ impl Daemon {
                 board: pins.board.clone(),
                 clock: clock.clone(),
                 counters: counters.clone(),
-                up: report_tx.clone(),
+                up: if device.spec.output.is_some() { answer_tx.clone() } else { report_tx.clone() },
+                answers: answer_tx.clone(),
                 orders,
                 start_safe: abnormal,
                 start_kept: kept(device.spec.id),
@@ -247,6 +249,7 @@ impl Daemon {
         };
         let hub = tokio::spawn(hub.run(hub::Ears {
             reports: report_rx,
+            answers: answer_rx,
             link: link_rx,
             levels: level_rx,
             asks,
