@@ -8,6 +8,10 @@ mod link;
 mod modbus;
 #[path = "daemon/outputs.rs"]
 mod outputs;
+#[path = "daemon/queue.rs"]
+mod queue;
+#[path = "daemon/reload.rs"]
+mod reload;
 #[path = "daemon/serial.rs"]
 mod serial;
 mod support;
