@@ -30,7 +30,7 @@ const LATER: &[(Level, &[&str])] = &[
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
     (Level::Kind, &["counter", "encoder", "pwm", "servo", "system"]),
-    (Level::Device, &["gestures", "group", "requires", "offline_after", "poll", "commands", "alarm"]),
+    (Level::Device, &["requires", "alarm"]),
     (Level::Point, &["alarm"]),
     (Level::Filter, &["calibrate", "timeout", "expression"]),
 ];
