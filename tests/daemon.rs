@@ -8,4 +8,6 @@ mod link;
 mod outputs;
 #[path = "daemon/serial.rs"]
 mod serial;
+#[path = "daemon/storm.rs"]
+mod storm;
 mod support;
