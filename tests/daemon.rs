@@ -6,6 +6,8 @@ mod inputs;
 mod link;
 #[path = "daemon/outputs.rs"]
 mod outputs;
+#[path = "daemon/requests.rs"]
+mod requests;
 #[path = "daemon/serial.rs"]
 mod serial;
 #[path = "daemon/storm.rs"]
