@@ -5,9 +5,11 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::model::{Mono, Now, Stamp, Wall};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::model::{Boot, Mono, Now, Stamp, Wall};
 
 /// 2025-01-01 UTC in milliseconds: pinpost did not exist before, so an earlier time is wrong.
 const FLOOR: i64 = 1_735_689_600_000;
@@ -46,6 +48,15 @@ impl Clock {
             self.synced.store(true, Ordering::Relaxed);
         }
         Now { wall, mono: self.mono(Instant::now()), synced: self.synced.load(Ordering::Relaxed) }
+    }
+
+    /// This run of the machine, and where this clock began in it.
+    pub fn boot(&self) -> Boot {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        match clock_gettime(ClockId::CLOCK_MONOTONIC) {
+            Ok(now) => Boot { id, offset: Duration::from(now).saturating_sub(self.start.elapsed()) },
+            Err(_) => Boot::default(),
+        }
     }
 
     /// The moment that times count from.
@@ -98,6 +109,15 @@ fn kernel_says_synced() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_clocks_of_one_boot_agree_on_a_moment() {
+        let clocks = [Clock::new(), Clock::new()];
+        let moment = Instant::now();
+        let [a, b] = clocks.map(|c| (c.boot().id.clone(), c.boot().offset + c.mono(moment).0));
+        assert!(a.0 == b.0 && a.0.len() > 30, "{a:?} {b:?}");
+        assert!(a.1.abs_diff(b.1) < Duration::from_millis(50), "{a:?} {b:?}");
+    }
 
     #[test]
     fn a_moment_has_one_stamp_whenever_it_is_asked_for() {

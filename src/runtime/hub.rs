@@ -13,13 +13,15 @@ use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle};
-use crate::model::{Action, Deliver, DeviceId, Message, Qos, Ticket};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
 use crate::queue::{self, Shared};
 use crate::wire::Record;
 
 use super::Ask;
 use super::health::{self, LinkStatus};
+use super::memory::Memory;
 use super::outbox::{QueueOutbox, queue_stamp};
+use super::requests::LevelTimer;
 use super::systemd;
 
 /// How long devices may take to end.
@@ -48,6 +50,11 @@ impl Part {
     }
 }
 
+/// The key in the durable memory of what a device wants to have kept.
+pub(super) fn key_of(device: &str, key: &str) -> String {
+    format!("device/{device}/{key}")
+}
+
 /// What the hub listens to.
 pub(super) struct Ears {
     pub reports: mpsc::Receiver<Report>,
@@ -68,7 +75,11 @@ pub(super) struct Hub {
     pub link: LinkHandle,
     pub parts: Vec<Part>,
     pub sim: Option<SimBoard>,
+    pub memory: Memory,
     pub status: LinkStatus,
+    /// Reloads that were asked for.
+    pub wanted: mpsc::Sender<commands::Reply>,
+    pub level_timer: LevelTimer,
     /// `P/bridge/health`.
     pub health_topic: String,
 }
@@ -112,6 +123,8 @@ impl Hub {
                         self.feed(Event::Stop, &mut fx);
                         stopping = Some(answer);
                     }
+                    Ask::Answer(reply, map) => self.reply(&reply, map, &mut fx),
+                    Ask::Say(about) => self.say(about, &mut fx),
                     Ask::End => break,
                 },
             }
@@ -157,6 +170,11 @@ impl Hub {
             }
             Report::Status(device, status) => self.feed(Event::Device(device, status), fx),
             Report::Acted(ticket, result) => self.feed(Event::Acted(ticket, result), fx),
+            Report::Remember { device, key, value, urgent } => {
+                if let Some(part) = self.parts.get(device.0 as usize) {
+                    self.memory.set(&key_of(&part.name, &key), value.as_ref(), urgent);
+                }
+            }
         }
     }
 
@@ -214,6 +232,12 @@ impl Hub {
                             self.feed(Event::Problem(e.text), fx);
                         }
                     }
+                    Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
+                    Effect::Log(text) => log::info!("{text}"),
+                    Effect::Daemon(request, reply) => {
+                        self.requested(request, reply, fx);
+                        sent = true;
+                    }
                     Effect::Health(reply) => {
                         self.health(reply, fx);
                         sent = true;
@@ -229,12 +253,12 @@ impl Hub {
     fn act(&mut self, device: DeviceId, ticket: Ticket, action: Action, fx: &mut Vec<Effect>) {
         let order = Order { ticket, action, until: Instant::now() + commands::PATIENCE };
         let sent = self.parts.get(device.0 as usize).map(|part| part.orders.try_send(order));
-        let why = match sent {
+        let (kind, why) = match sent {
             Some(Ok(())) => return,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => "the device is behind; ask again",
-            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => "the device has ended",
+            Some(Err(mpsc::error::TrySendError::Full(_))) => (OutcomeKind::Busy, "the device is behind; ask again"),
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => (OutcomeKind::Failed, "the device has ended"),
         };
-        self.feed(Event::Acted(ticket, Err(why.into())), fx);
+        self.feed(Event::Acted(ticket, Err(Refusal::new(kind, why))), fx);
     }
 
     fn send(&mut self, outgoing: Outgoing) {
@@ -257,13 +281,16 @@ impl Hub {
         self.queue.lock().append(entry, now.mono.0);
     }
 
-    /// Tells of readings that were lost.
+    /// Tells of readings that were lost, and of a memory that cannot keep what it is told.
     fn gaps(&mut self, fx: &mut Vec<Effect>) {
         for gap in self.outbox.take_gaps() {
             let (from, to, count) = (gap.from, gap.to, gap.count);
             log::warn!(from, to, count, reason = gap.reason; "readings were lost");
             let report = GapReport { from, to, count, reason: gap.reason.into(), point: gap.source };
             self.feed(Event::Gap(report), fx);
+        }
+        for text in self.memory.take_problems() {
+            self.feed(Event::Problem(text), fx);
         }
         self.carry(fx);
     }
@@ -278,13 +305,9 @@ impl Hub {
             (queue.stats(), queue.health().words)
         };
         let devices = self.parts.iter().map(|p| (p.name.as_str(), p.counters.read()));
-        let mut map = health::collect(&now, &stats, &words, &self.status, devices);
+        let map = health::collect(&now, &stats, &words, &self.status, devices);
         if let Some(reply) = reply {
-            if let Some(transaction) = reply.transaction.clone() {
-                map.insert("transaction".into(), transaction);
-            }
-            fx.extend(commands::send_reply(&reply, map, now.mono));
-            return;
+            return self.reply(&reply, map, fx);
         }
         let message = Message {
             topic: self.health_topic.clone(),

@@ -3,9 +3,13 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+pub mod control;
+pub mod figures;
 mod health;
 mod hub;
+mod memory;
 mod outbox;
+mod requests;
 mod state;
 mod supervisor;
 mod systemd;
@@ -13,11 +17,13 @@ mod systemd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
+use crate::engine::commands::Reply;
 use crate::engine::{Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
 use crate::hal::{Board, Level};
@@ -26,8 +32,9 @@ use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
 
 use hub::{Hub, Part};
+use memory::Memory;
 use outbox::QueueOutbox;
-pub use state::{Applied, SAFE_FILE, StateDir, state_of};
+pub use state::{Applied, StateDir, last_applied, queues, state_of};
 
 /// Reports of devices that wait for the hub; a device that finds it full waits itself.
 const REPORTS: usize = 256;
@@ -59,12 +66,15 @@ impl Pins {
 /// A running gateway.
 pub struct Daemon {
     control: mpsc::Sender<Ask>,
+    wanted: mpsc::Receiver<Reply>,
     hub: JoinHandle<()>,
     link: JoinHandle<()>,
     link_handle: LinkHandle,
     farewell: Vec<crate::model::Message>,
     queue: Option<Writer>,
     state: StateDir,
+    _socket: Option<control::Control>,
+    memory: Memory,
     #[cfg(test)]
     counters: Vec<Arc<Counters>>,
     #[cfg(feature = "broker")]
@@ -77,6 +87,10 @@ pub enum Ask {
     Ping(oneshot::Sender<()>),
     /// Outputs take `on_stop`; it answers when they have, and goes on carrying.
     StopOutputs(oneshot::Sender<()>),
+    /// A request is answered.
+    Answer(Reply, Map<String, Json>),
+    /// Something is said on `bridge/event`.
+    Say(Json),
     /// Devices end, the hub ends.
     End,
 }
@@ -124,7 +138,17 @@ impl Daemon {
             return Err(StartError::Failed("this pinpost was built without the embedded broker".into()));
         }
 
+        let wake = wake_hub.clone();
+        let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan));
+        let desk = figures::Desk {
+            queue: shared.clone(),
+            dir: plan.queue.dir.clone(),
+            clock: clock.clone(),
+            run,
+            outbox: outbox.clone(),
+        };
+        let socket = control::start(state.path(), desk);
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
         let farewell = plan.link.will.clone().into_iter().collect();
@@ -148,8 +172,21 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let setup = Setup { topics: plan.topics, devices: specs, points: plan.points, chains: plan.chains, info };
+        let setup = Setup {
+            topics: plan.topics,
+            devices: specs,
+            points: plan.points,
+            chains: plan.chains,
+            info,
+            memory: memory.recall(""),
+            boot: clock.boot(),
+            abnormal,
+        };
         let engine = Engine::new(setup, &clock.now());
+        for port in plan.ports {
+            // it ends with the last device on it
+            tokio::spawn(supervisor::keep(port));
+        }
         let mut parts = Vec::new();
         for device in plan.devices {
             let (order_tx, orders) = mpsc::channel(ORDERS);
@@ -164,6 +201,7 @@ impl Daemon {
                 up: report_tx.clone(),
                 orders,
                 start_safe: abnormal,
+                memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));
             parts.push(Part { name: device.spec.name, orders: order_tx, counters, task });
@@ -171,6 +209,7 @@ impl Daemon {
         #[cfg(test)]
         let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
+        let (wanted_tx, wanted) = mpsc::channel(1);
         let hub = Hub {
             engine,
             clock,
@@ -180,7 +219,10 @@ impl Daemon {
             link: link_handle.clone(),
             parts,
             sim: pins.sim,
+            memory: memory.clone(),
             status: health::LinkStatus::default(),
+            wanted: wanted_tx,
+            level_timer: Default::default(),
             health_topic,
         };
         let hub = tokio::spawn(hub.run(hub::Ears {
@@ -193,12 +235,15 @@ impl Daemon {
         systemd::start(control.clone());
         Ok(Daemon {
             control,
+            wanted,
             hub,
             link,
             link_handle,
             farewell,
             queue: Some(writer),
             state,
+            _socket: socket,
+            memory,
             #[cfg(test)]
             counters,
             #[cfg(feature = "broker")]
@@ -221,6 +266,7 @@ impl Daemon {
     /// After [`Daemon::failed`]: what waits in memory is written. The run counts as ended abnormally.
     pub fn abandon(mut self) {
         self.link.abort();
+        self.memory.stop();
         if let Some(writer) = self.queue.take() {
             writer.stop();
         }
@@ -244,6 +290,7 @@ impl Daemon {
             log::warn!("the hub did not end in time");
             self.hub.abort();
         }
+        self.memory.stop();
         if let Some(writer) = self.queue.take() {
             writer.stop();
         }
