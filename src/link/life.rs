@@ -441,7 +441,7 @@ impl Link {
 
     fn welcome(&mut self, life: &mut Life, greeting: &Greeting) -> Result<(), Ended> {
         if greeting.receive_max == 0 {
-            return Err(Ended::new(Cause::Broken, "the broker allows no message at all (Receive Maximum 0)"));
+            return Err(Ended::new(Cause::GaveUp, "the broker allows no message at all (Receive Maximum 0)"));
         }
         let now = Instant::now();
         let session_present = greeting.session_present;

@@ -10,7 +10,7 @@ use super::fault_proxy::{Fault, FaultProxy, Harm};
 use super::link_outbox::{Memory, PATIENCE, Running, config, message};
 use super::mosquitto::Mosquitto;
 use super::observer::Observer;
-use pinpost::link::{Protocol, Subscription};
+use pinpost::link::{LinkEvent, Protocol, Subscription};
 use pinpost::model::{Message, Qos};
 
 const BOTH: [Protocol; 2] = [Protocol::V5, Protocol::V311];
@@ -43,7 +43,7 @@ async fn survives(protocol: Protocol, qos: Qos, faults: Vec<Fault>) {
         outbox.add(Message { qos, ..message("t", n.to_string()) });
     }
     let mut link = Running::start(config, outbox.clone());
-    let played = tokio::time::timeout(PATIENCE, async {
+    let played = tokio::time::timeout(4 * PATIENCE, async {
         while *proxy.connections.borrow() <= connections {
             tokio::select! {
                 event = link.events.recv() => link.seen.push(event.expect("the link ended")),
@@ -55,7 +55,9 @@ async fn survives(protocol: Protocol, qos: Qos, faults: Vec<Fault>) {
         panic!("stuck at connection {}; seen: {:#?}", *proxy.connections.borrow(), link.seen);
     }
     link.drained().await;
-    link.stop(vec![]).await;
+    let said = link.stop(vec![]).await;
+    let panicked = |e: &LinkEvent| matches!(e, LinkEvent::Down { reason, .. } if reason.contains("unexpectedly"));
+    assert!(!said.iter().any(panicked), "{said:#?}");
     assert_eq!(outbox.dead(), []);
     let seen = observer.seen.lock().unwrap().clone();
     let mut known = HashSet::new();
