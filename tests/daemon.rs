@@ -1,5 +1,7 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "support/fronts.rs"]
+mod fronts;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/link.rs"]
@@ -12,4 +14,6 @@ mod requests;
 mod serial;
 #[path = "daemon/storm.rs"]
 mod storm;
+#[path = "daemon/transports.rs"]
+mod transports;
 mod support;
