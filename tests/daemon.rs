@@ -1,5 +1,7 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "support/fronts.rs"]
+mod fronts;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/link.rs"]
@@ -12,6 +14,12 @@ mod outputs;
 mod queue;
 #[path = "daemon/reload.rs"]
 mod reload;
+#[path = "daemon/requests.rs"]
+mod requests;
 #[path = "daemon/serial.rs"]
 mod serial;
+#[path = "daemon/storm.rs"]
+mod storm;
+#[path = "daemon/transports.rs"]
+mod transports;
 mod support;
