@@ -52,6 +52,7 @@ impl Queue {
 
     pub(super) fn tick(&mut self, now: Duration) -> i64 {
         self.now = self.now.max(us(now));
+        self.books.now = self.now;
         self.now
     }
 
@@ -423,9 +424,26 @@ impl Queue {
         }
     }
 
-    /// Reports of loss since the last call. They are given again after a crash, until what was appended within the
+    /// All reports of loss since the last call. They are given again after a crash, until what was appended within the
     /// same turn is safe.
     pub fn take_gaps(&mut self) -> Vec<Gap> {
-        self.books.take_gaps(self.next_token, self.disk.is_some())
+        self.books.take_gaps(self.next_token, self.disk.is_some(), true)
+    }
+
+    /// Those reports that have stopped growing, so that many small losses make one; while the link is down none, as
+    /// long as they are few.
+    pub fn take_settled_gaps(&mut self, now: Duration) -> Vec<Gap> {
+        let now = self.tick(now);
+        match self.books.gap_due(self.up) {
+            Some(due) if due <= now => self.books.take_gaps(self.next_token, self.disk.is_some(), false),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How long until [`Queue::take_settled_gaps`] may give something; `None`: not before something is lost or the
+    /// link comes.
+    pub fn next_gap(&mut self, now: Duration) -> Option<Duration> {
+        let now = self.tick(now);
+        self.books.gap_due(self.up).map(|due| duration(due - now))
     }
 }

@@ -227,7 +227,7 @@ pub struct Options {
     pub first_seq: u64,
     /// What the clocks say at the `now` that is handed to `open`.
     pub clock: Stamp,
-    /// Segment size in bytes; 0: a thirty-second of `max_bytes`, between 4 KiB and 1 MiB.
+    /// Segment size in bytes; 0: a sixty-fourth of `max_bytes`, between 4 KiB and 1 MiB.
     pub segment: u64,
     /// Planted bugs, for tests.
     pub faults: Faults,
@@ -304,5 +304,7 @@ pub struct Queue {
     now: i64,
 }
 
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Queue;
 use super::chains::{Place, Rec, Seg};
-use super::cursor::State;
+use super::cursor::{State, TORN};
 use super::faults::Bug;
 use super::jobs::{Gone, RETRY, Trouble};
 use super::purge::Drop;
@@ -116,6 +116,7 @@ impl Queue {
         match (&result, saving) {
             (Ok(()), Some(state)) => {
                 self.seq_limit = state.seq_limit;
+                disk.told = state.gaps.len();
                 self.unreserved = self.unreserved && self.next_seq >= self.seq_limit;
                 for f in state.finished.iter().filter(|f| f.gone) {
                     if let Some(gone) = disk.gone.get_mut(&(f.chain, f.token)) {
@@ -162,6 +163,10 @@ impl Queue {
         for gap in &state.gaps {
             self.books.gap(gap.clone());
         }
+        for torn in &found.torn {
+            self.books.found += torn.records;
+            self.books.lose_range(torn.records, torn.from, torn.to, "corrupt");
+        }
         for (chain, token) in &found.unreadable {
             self.unreadable((*chain, *token), &found.segments);
         }
@@ -187,7 +192,8 @@ impl Queue {
         let id = standing.id;
         let mut seg = Seg::new(standing, now);
         let finished = state.finished.iter().find(|f| (f.chain, f.token) == id);
-        for (from, len) in finished.iter().flat_map(|f| &f.runs) {
+        // A torn end that was reported may have been written over since.
+        for (from, len) in finished.iter().flat_map(|f| &f.runs).filter(|(_, len)| *len != TORN) {
             let count = standing.summary.count;
             for index in *from..from.saturating_add(*len).min(count) {
                 seg.held.add(index);

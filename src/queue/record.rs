@@ -207,6 +207,16 @@ pub fn find(bytes: &[u8], salt: u32, trust: bool) -> Found<'_> {
     if trust || sum == crc(salt, head, payload) { Found::Good(payload) } else { Found::Bad }
 }
 
+/// What is there of a record's payload at the front of `bytes`, its checksum wrong or its end missing.
+pub fn guess(bytes: &[u8], salt: u32) -> Option<&[u8]> {
+    let mut c = Cursor(bytes);
+    let head = c.u32()?;
+    let len = head & MAX_PAYLOAD as u32;
+    c.u32()?;
+    let payload = c.0.get(..len as usize).unwrap_or(c.0);
+    (head >> 22 == check(len, salt) && len > 0 && kind(payload) == ITEM).then_some(payload)
+}
+
 /// Which kind of entry a payload is.
 pub fn kind(payload: &[u8]) -> u8 {
     payload.first().map_or(0, |b| b & KIND)

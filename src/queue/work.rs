@@ -121,6 +121,8 @@ pub struct Standing {
     pub sealed: bool,
     /// Given up after a failed write: what may lie behind its last record does not count.
     pub cut: bool,
+    /// Its end was torn by a power cut, and that is reported.
+    pub torn: bool,
 }
 
 impl Standing {
