@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::{Mono, Now, Stamp, Wall};
 
@@ -13,6 +13,15 @@ use crate::model::{Mono, Now, Stamp, Wall};
 const FLOOR: i64 = 1_735_689_600_000;
 /// Microseconds by which the system's clock may move against ours before stamps follow it.
 const FOLLOW: i64 = 1000;
+
+/// The machine's clock since its last boot, which outlives this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Boot {
+    /// Names this boot.
+    pub id: u64,
+    /// Milliseconds on that clock at which this process's time began.
+    pub start: u64,
+}
 
 /// Reads time since its creation.
 #[derive(Debug)]
@@ -24,6 +33,7 @@ pub struct Clock {
     offset: AtomicI64,
     /// A board that boots with a guessed time: a device tree and no real-time clock.
     guesses: bool,
+    boot: Boot,
 }
 
 impl Default for Clock {
@@ -36,7 +46,13 @@ impl Clock {
     /// A clock that starts now.
     pub fn new() -> Clock {
         let guesses = Path::new("/proc/device-tree").exists() && !Path::new("/sys/class/rtc/rtc0").exists();
-        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses }
+        let boot = Boot { id: boot_id(), start: since_boot() };
+        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses, boot }
+    }
+
+    /// What stamps of this process and of others since the machine's boot have in common.
+    pub fn boot(&self) -> Boot {
+        self.boot
     }
 
     /// The present moment.
@@ -87,6 +103,19 @@ fn micros(mono: Mono) -> i64 {
     i64::try_from(mono.0.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Milliseconds on the clock that [`Instant`] reads.
+fn since_boot() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_millis()).unwrap_or(0)
+}
+
+/// The kernel's name for this boot as a number, never 0; a random one where it says none.
+fn boot_id() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).ok().filter(|id| *id != 0).unwrap_or_else(|| fastrand::u64(1..))
+}
+
 /// Whether an NTP client has told the kernel that it keeps the time.
 fn kernel_says_synced() -> bool {
     // SAFETY: adjtimex only writes the structure it is given; zeroed `modes` asks and changes nothing.
@@ -98,6 +127,15 @@ fn kernel_says_synced() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_clocks_of_one_boot_agree_on_when_a_moment_was() {
+        let (a, b) = (Clock::new(), Clock::new());
+        assert_eq!(a.boot().id, b.boot().id);
+        let moment = Instant::now();
+        let on = |c: &Clock| c.boot().start + c.mono(moment).0.as_millis() as u64;
+        assert!(on(&a).abs_diff(on(&b)) <= 2, "{a:?} {b:?}");
+    }
 
     #[test]
     fn a_moment_has_one_stamp_whenever_it_is_asked_for() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::policy::duration;
 use super::record::Item;
-use super::{Gap, Queue, Rank, Stamp};
+use super::{Gap, Queue, REASONS, Rank, Stamp};
 
 /// How the disk is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,8 +46,12 @@ pub struct Stats {
     pub dead: u64,
     /// Records of `latest` lanes that a newer one replaced, and of `none` lanes that came without a link.
     pub replaced: u64,
-    /// Records dropped, by reason.
+    /// Records dropped since the start, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Records dropped since the directory was made, by reason.
+    pub dropped_ever: BTreeMap<&'static str, u64>,
+    /// Records that the broker refused for good since the directory was made.
+    pub dead_ever: u64,
     /// Waiting records by rank.
     pub by_rank: BTreeMap<Rank, u64>,
     /// Waiting records that only memory has.
@@ -58,7 +62,9 @@ pub struct Stats {
     pub written: u64,
     /// Segment files.
     pub segments: u64,
-    /// How long the space lasts at the rate of the last minutes, while the link is down.
+    /// Bytes a minute that come in to be kept, as they take space, over the last minute.
+    pub per_minute: u64,
+    /// How long the space lasts at that rate if nothing is delivered; `None`: nothing comes in.
     pub lasts: Option<Duration>,
     /// The next reading's sequence number.
     pub next_seq: u64,
@@ -89,8 +95,12 @@ pub struct Health {
     pub bad_bytes: u64,
 }
 
-/// Reports that are kept until they are fetched; more are merged.
-const MAX_GAPS: usize = 64;
+/// Reports that are kept until they are fetched; of more, the nearest are merged.
+const MAX_GAPS: usize = 128;
+/// A report is given when it has not grown for this many microseconds…
+const QUIET: i64 = 1_000_000;
+/// …or is this old.
+const LONG: i64 = 10_000_000;
 /// Words that are kept.
 const MAX_WORDS: usize = 32;
 
@@ -103,15 +113,58 @@ pub(super) struct Books {
     pub replaced: u64,
     pub written: u64,
     dropped: BTreeMap<&'static str, u64>,
-    gaps: Vec<Gap>,
+    /// Of earlier lives of the directory: dropped, in the order of the reasons, and refused for good.
+    pub earlier: ([u64; REASONS.len()], u64),
+    gaps: Vec<Held>,
+    /// Not all of them are in the saved state.
+    pub gaps_unsaved: bool,
+    /// The present moment, microseconds.
+    pub now: i64,
     /// Fetched, but perhaps not safe: the next token then.
     unsaid: Vec<(Gap, u64)>,
     pub words: Vec<String>,
     pub bad_bytes: u64,
-    /// Bytes a second going to disk without a link, smoothed, and when that was last reckoned.
-    rate: f64,
-    rate_at: i64,
-    rate_bytes: u64,
+    pub minute: Minute,
+}
+
+/// What came in during the last minute, in steps of five seconds.
+#[derive(Debug, Default)]
+pub(super) struct Minute {
+    slots: [u64; SLOTS as usize],
+    /// The step that was written to last, and the first.
+    at: Option<(i64, i64)>,
+}
+
+const STEP: i64 = 5_000_000;
+const SLOTS: i64 = 12;
+
+impl Minute {
+    /// Counts `bytes` that came at `now`, microseconds.
+    pub fn add(&mut self, bytes: u64, now: i64) {
+        let step = now.div_euclid(STEP);
+        let (last, first) = self.at.unwrap_or((step, step));
+        for old in (last + 1..=step).rev().take(SLOTS as usize) {
+            self.slot(old, |s| *s = 0);
+        }
+        self.slot(step.max(last), |s| *s = s.saturating_add(bytes));
+        self.at = Some((step.max(last), first));
+    }
+
+    fn slot(&mut self, step: i64, f: impl FnOnce(&mut u64)) {
+        if let Some(slot) = self.slots.get_mut(step.rem_euclid(SLOTS) as usize) {
+            f(slot);
+        }
+    }
+
+    /// Bytes a second at `now`.
+    pub fn rate(&self, now: i64) -> f64 {
+        let Some((last, first)) = self.at else { return 0.0 };
+        let step = now.div_euclid(STEP);
+        let recent = (step - SLOTS + 1..=step).filter(|s| *s <= last && *s > last - SLOTS);
+        let sum: u64 = recent.filter_map(|s| self.slots.get(s.rem_euclid(SLOTS) as usize)).sum();
+        let since = (step - SLOTS + 1).max(first) * STEP;
+        sum as f64 / ((now - since).max(STEP) as f64 / 1e6)
+    }
 }
 
 impl Books {
@@ -141,11 +194,23 @@ impl Books {
 
     /// Reports a loss.
     pub fn gap(&mut self, gap: Gap) {
-        merge(&mut self.gaps, gap, MAX_GAPS);
+        self.gaps_unsaved = true;
+        merge(&mut self.gaps, Held { gap, since: self.now, grew: self.now }, MAX_GAPS);
     }
 
-    pub fn take_gaps(&mut self, next_token: u64, durable: bool) -> Vec<Gap> {
-        let gaps = std::mem::take(&mut self.gaps);
+    /// When the first report should be given. Without a link they can as well grow: they are in the state.
+    pub fn gap_due(&self, up: bool) -> Option<i64> {
+        let due = |h: &Held| (h.grew + QUIET).min(h.since + LONG);
+        match up || self.gaps.len() > MAX_GAPS / 2 {
+            true => self.gaps.iter().map(due).min(),
+            false => None,
+        }
+    }
+
+    pub fn take_gaps(&mut self, next_token: u64, durable: bool, all: bool) -> Vec<Gap> {
+        let now = self.now;
+        let due = |h: &mut Held| all || h.grew + QUIET <= now || h.since + LONG <= now;
+        let gaps: Vec<Gap> = self.gaps.extract_if(.., due).map(|h| h.gap).collect();
         if durable {
             self.unsaid.extend(gaps.iter().map(|g| (g.clone(), next_token)));
         }
@@ -166,10 +231,10 @@ impl Books {
         let fetched = self.unsaid.iter().map(|(g, _)| g.clone());
         let sending = homeless.filter_map(|i| Some(gap_of(i, i.seq?, "full")));
         let mut all = Vec::new();
-        for gap in self.gaps.iter().cloned().chain(fetched).chain(sending) {
-            merge(&mut all, gap, super::cursor::MAX_GAPS);
+        for (n, gap) in self.gaps.iter().map(|h| h.gap.clone()).chain(fetched).chain(sending).enumerate() {
+            merge(&mut all, Held { gap, since: n as i64, grew: 0 }, super::cursor::MAX_GAPS);
         }
-        all
+        all.into_iter().map(|h| h.gap).collect()
     }
 
     pub fn say(&mut self, word: String) {
@@ -178,15 +243,18 @@ impl Books {
         }
     }
 
-    /// Reckons the rate at which the space fills.
-    pub fn filling(&mut self, now: i64) {
-        let passed = now - self.rate_at;
-        if passed >= 10_000_000 {
-            let rate = self.written.saturating_sub(self.rate_bytes) as f64 * 1e6 / passed as f64;
-            let weight = (passed as f64 / 3e8).min(1.0).max(if self.rate == 0.0 { 1.0 } else { 0.0 });
-            self.rate += (rate - self.rate) * weight;
-            (self.rate_at, self.rate_bytes) = (now, self.written);
+    /// All that was dropped since the directory was made, and all that was refused for good.
+    pub fn ever(&self) -> ([u64; REASONS.len()], u64) {
+        let (mut dropped, dead) = self.earlier;
+        for (sum, reason) in dropped.iter_mut().zip(REASONS) {
+            *sum += self.dropped.get(reason).copied().unwrap_or(0);
         }
+        (dropped, dead + self.dead)
+    }
+
+    /// Whether there is something to report.
+    pub fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
     }
 }
 
@@ -194,26 +262,50 @@ fn gap_of(item: &Item, seq: u64, reason: &'static str) -> Gap {
     Gap { from: seq, to: seq, count: 1, reason, source: Some(item.source.to_string()) }
 }
 
-/// Adds a gap to a list, together with an earlier one if they adjoin, or if the list is full.
-fn merge(list: &mut Vec<Gap>, gap: Gap, max: usize) {
-    let adjoining = |g: &&mut Gap| g.reason == gap.reason && g.to.checked_add(1) == Some(gap.from);
-    let full = list.len() >= max;
-    let place = match list.iter_mut().rev().find(adjoining) {
-        Some(g) => Some(g),
-        None if full => list.iter_mut().rev().find(|g| g.reason == gap.reason),
-        None => None,
-    };
-    match place {
-        Some(g) => {
-            g.from = g.from.min(gap.from);
-            g.to = g.to.max(gap.to);
-            g.count += gap.count;
-            if g.source != gap.source {
-                g.source = None;
-            }
+/// A report that may still grow.
+#[derive(Debug, Clone)]
+struct Held {
+    gap: Gap,
+    /// When it began and when it last grew, microseconds.
+    since: i64,
+    grew: i64,
+}
+
+impl Held {
+    fn take_in(&mut self, other: Held) {
+        let g = &mut self.gap;
+        g.from = g.from.min(other.gap.from);
+        g.to = g.to.max(other.gap.to);
+        g.count = g.count.saturating_add(other.gap.count).min((g.to - g.from).saturating_add(1));
+        if g.source != other.gap.source {
+            g.source = None;
         }
-        None => list.push(gap),
+        self.since = self.since.min(other.since);
+        self.grew = self.grew.max(other.grew);
     }
+    /// Readings between the two; 0: they adjoin or overlap.
+    fn apart(&self, gap: &Gap) -> u64 {
+        let between = |low: &Gap, high: &Gap| high.from.saturating_sub(low.to).saturating_sub(1);
+        between(&self.gap, gap).max(between(gap, &self.gap))
+    }
+}
+
+/// Adds a report to a list, together with those that it adjoins, or with the nearest if the list is full.
+fn merge(list: &mut Vec<Held>, mut new: Held, max: usize) {
+    loop {
+        let alike = list.iter().enumerate().filter(|(_, h)| h.gap.reason == new.gap.reason);
+        let nearest = alike.map(|(i, h)| (h.apart(&new.gap), i)).min();
+        match nearest {
+            Some((apart, i)) if apart == 0 || list.len() >= max => {
+                let mut old = list.remove(i);
+                old.take_in(new);
+                new = old;
+            }
+            _ => break,
+        }
+    }
+    let place = list.partition_point(|h| h.since <= new.since);
+    list.insert(place, new);
 }
 
 /// One line of the dead-letter file.
@@ -243,8 +335,7 @@ impl Queue {
             *by_rank.entry(id.rank).or_default() += chain.unread;
             let first = chain.segs.values().find(|s| s.unread() > 0);
             if let Some(seg) = first {
-                let synced = seg.standing.summary.last_stamp.synced;
-                let at = self.clock.at_of(&super::Stamp { synced, ..seg.standing.base.stamp });
+                let at = self.clock.at_of(&seg.standing.first_stamp());
                 oldest = Some(oldest.map_or(at, |o| o.min(at)));
             }
         }
@@ -259,8 +350,9 @@ impl Queue {
         let b = &self.books;
         let bytes = if self.disk.is_some() { self.disk_bytes() } else { self.mem_bytes };
         let room = self.limits.max_bytes.saturating_sub(bytes) as f64;
-        let lasts = (!self.up && b.rate > 0.0 && self.disk.is_some())
-            .then(|| Duration::from_secs_f64((room / b.rate).min(1e9)));
+        let fill_rate = b.minute.rate(self.now);
+        let lasts = (fill_rate > 0.0).then(|| Duration::from_secs_f64((room / fill_rate).min(1e9)));
+        let (ever, dead_ever) = b.ever();
         Stats {
             waiting: by_rank.values().sum(),
             bytes,
@@ -272,11 +364,14 @@ impl Queue {
             dead: b.dead,
             replaced: b.replaced,
             dropped: b.dropped.clone(),
+            dropped_ever: REASONS.into_iter().zip(ever).filter(|(_, n)| *n > 0).collect(),
+            dead_ever,
             by_rank,
             unsynced: self.unsynced.len() as u64,
             oldest: oldest.map(|at| duration(self.now.saturating_sub(at))),
             written: b.written,
             segments: self.chains.values().map(|c| c.segs.len() as u64).sum(),
+            per_minute: (fill_rate * 60.0).ceil() as u64,
             lasts,
             next_seq: self.next_seq,
             disk: self.disk_state(),

@@ -5,20 +5,27 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cursor::{CUT, Finished, State};
+use super::cursor::{CUT, Finished, State, TORN};
 use super::faults::{Bug, Faults};
 use super::policy::us;
+use super::purge::Drop;
 use super::record::Item;
 use super::segment::Chain;
 use super::work::{Job, SegmentId, Sizes};
 use super::{Queue, Sync, WhenFull};
 
-/// Sequence numbers reserved at a time: at ten readings a second one write in a day.
-pub(super) const BLOCK: u64 = 1 << 20;
+/// Sequence numbers reserved at a time, at first. An end without order skips what is left of them.
+pub(super) const BLOCK: u64 = 1 << 16;
+/// The most: at ten readings a second one write in a day.
+const MAX_BLOCK: u64 = 1 << 20;
+/// A block that lasts less than this many microseconds is followed by a larger one, for the disk's sake.
+const LASTS: i64 = 43_200_000_000;
 /// Microseconds between attempts while the disk fails.
 pub(super) const RETRY: i64 = 2_000_000;
 /// Microseconds between saves of what is finished.
 const SAVE_EVERY: i64 = 1_000_000;
+/// Microseconds between saves for the sake of reports that are yet to be given.
+const SAVE_GAPS: i64 = 60_000_000;
 /// Microseconds between looks for what has grown too old.
 const LOOK_EVERY: i64 = 1_000_000;
 /// A finished segment that is still open for writing goes after this many idle microseconds.
@@ -62,11 +69,15 @@ pub(super) struct DiskSide {
     pub unsaved: u64,
     pub saved_at: i64,
     pub generation: u64,
+    /// Sequence numbers to reserve at a time, and since when the present ones are.
+    pub block: (u64, Option<i64>),
+    /// Reports of loss in the saved state.
+    pub told: usize,
     /// The state that is being saved.
     pub saving: Option<State>,
     pub other_bytes: u64,
-    pub drops: VecDeque<(SegmentId, &'static str)>,
-    pub dropping: Option<(SegmentId, &'static str)>,
+    pub drops: VecDeque<(SegmentId, Drop)>,
+    pub dropping: Option<(SegmentId, Drop)>,
     pub obituaries: Vec<(u64, String)>,
     pub burying: Vec<u64>,
     /// Refused records whose line is not on disk yet.
@@ -93,6 +104,8 @@ impl DiskSide {
             unsaved: 0,
             saved_at: 0,
             generation: 0,
+            block: (BLOCK, None),
+            told: 0,
             saving: None,
             other_bytes: 0,
             drops: VecDeque::new(),
@@ -187,7 +200,7 @@ impl Queue {
         if !disk.drops.is_empty() || self.chains.values().any(|c| self.wants_page(c)) {
             at = at.min(disk.read_retry_at);
         }
-        if self.chains.values().any(|c| !c.segs.is_empty()) {
+        if disk.told > 0 || self.chains.values().any(|c| !c.segs.is_empty()) {
             at = at.min(disk.looked_at + LOOK_EVERY * 10);
         }
         (at < i64::MAX).then_some(at)
@@ -263,10 +276,18 @@ impl Queue {
 
     /// Whether numbers run short.
     fn needs_save(&self) -> bool {
-        self.next_seq.saturating_add(BLOCK / 4) > self.seq_limit
+        let block = self.disk.as_ref().map_or(BLOCK, |d| d.block.0);
+        self.next_seq.saturating_add(block / 4) > self.seq_limit
     }
 
     fn save(&mut self, now: i64) -> Job {
+        let short = self.needs_save();
+        if let Some(disk) = self.disk.as_mut().filter(|_| short) {
+            if disk.block.1.is_some_and(|since| now - since < LASTS) {
+                disk.block.0 = (disk.block.0 * 4).min(MAX_BLOCK);
+            }
+            disk.block.1 = Some(now);
+        }
         let state = self.state();
         if let Some(disk) = &mut self.disk {
             disk.saving = Some(state.clone());
@@ -276,11 +297,17 @@ impl Queue {
         Job::Save(state)
     }
 
-    /// The state as it is now.
-    fn state(&mut self) -> State {
+    /// Reports of loss that a crash now must not silence.
+    fn unsaid(&mut self) -> Vec<super::Gap> {
         let unsynced = &self.unsynced;
         let sending = self.out.iter().filter_map(|t| self.records.get(t)).filter(|r| r.homeless).map(|r| &*r.item);
-        let gaps = self.books.unsaid(self.next_token, |at| unsynced.range(at..).next().copied(), sending);
+        self.books.unsaid(self.next_token, |at| unsynced.range(at..).next().copied(), sending)
+    }
+
+    /// The state as it is now.
+    fn state(&mut self) -> State {
+        let gaps = self.unsaid();
+        self.books.gaps_unsaved = false;
         let Some(disk) = &mut self.disk else { return State::default() };
         disk.generation += 1;
         let mut finished: Vec<Finished> = Vec::new();
@@ -289,7 +316,8 @@ impl Queue {
         }
         let ahead = disk.faults.has(Bug::CursorAhead);
         for (chain, state) in &self.chains {
-            for (token, seg) in state.segs.iter().filter(|(_, s)| s.finished.count > 0 || s.standing.cut || ahead) {
+            let special = |s: &super::chains::Seg| s.standing.cut || s.standing.torn || ahead;
+            for (token, seg) in state.segs.iter().filter(|(_, s)| s.finished.count > 0 || special(s)) {
                 let mut marks = seg.finished.clone();
                 if ahead {
                     for place in self.out.iter().filter_map(|t| self.records.get(t)?.place) {
@@ -301,17 +329,31 @@ impl Queue {
                 let mut runs = marks.runs();
                 if seg.standing.cut {
                     runs.push((seg.standing.summary.count, CUT));
+                } else if seg.standing.torn {
+                    runs.push((seg.standing.summary.count, TORN));
                 }
                 finished.push(Finished { chain: *chain, token: *token, gone: false, runs });
             }
         }
-        let ahead = if disk.stopping { 0 } else { BLOCK };
-        let seq_limit = self.next_seq.saturating_add(ahead);
-        State { generation: disk.generation, seq_limit, next_token: self.next_token, gaps, finished }
+        let seq_limit = match disk.stopping {
+            true => self.next_seq,
+            // A save for another reason moves nothing: the disk is told when numbers run short.
+            false => self.seq_limit.max(self.next_seq.saturating_add(disk.block.0)),
+        };
+        let (dropped, dead) = self.books.ever();
+        let (generation, next_token) = (disk.generation, self.next_token);
+        State { generation, seq_limit, next_token, dropped, dead, gaps, finished }
     }
 
     /// Looks for what has grown too old or is of no more use.
     fn look(&mut self, now: i64) {
+        if self.disk.as_ref().is_some_and(|d| d.told > 0)
+            && self.unsaid().len() < self.disk.as_ref().map_or(0, |d| d.told)
+            && let Some(disk) = &mut self.disk
+        {
+            // Reports that are safe by now need not be given again.
+            disk.unsaved += 1;
+        }
         let oldest = now.saturating_sub(us(self.limits.max_age));
         let mut idle = Vec::new();
         let mut expired = Vec::new();
@@ -322,7 +364,7 @@ impl Queue {
                 && self.clock.at_of(&seg.standing.summary.last_stamp) < oldest
                 && !disk.drops.iter().any(|(d, _)| *d == (*id, *token))
             {
-                disk.drops.push_back(((*id, *token), "expired"));
+                disk.drops.push_back(((*id, *token), "expired".into()));
             }
             for (token, seg) in &chain.segs {
                 if seg.is_finished() && now - seg.written > IDLE {
@@ -334,6 +376,10 @@ impl Queue {
                 expired.extend(chain.back.iter().take(1000).take_while(old).copied());
             }
         }
+        // What is lost from memory alone changes no file: it is said in the state now and then.
+        if self.books.gaps_unsaved && now - disk.saved_at > SAVE_GAPS {
+            disk.unsaved += 1;
+        }
         for token in expired {
             self.lose(token, "expired");
         }
@@ -344,17 +390,16 @@ impl Queue {
         for id in latest {
             self.compact(id);
         }
-        self.books.filling(now);
     }
 
     fn drop_job(&mut self) -> Option<Job> {
         loop {
             let disk = self.disk.as_mut()?;
-            let (id, reason) = disk.drops.pop_front()?;
+            let (id, what) = disk.drops.pop_front()?;
             let seg = self.chains.get(&id.0).and_then(|c| c.segs.get(&id.1));
             // It may be gone by itself by now.
             if let Some(job) = seg.map(|s| read_job(id, s, 0, true)) {
-                disk.dropping = Some((id, reason));
+                disk.dropping = Some((id, what));
                 return Some(job);
             }
         }
@@ -418,7 +463,7 @@ impl Queue {
             let dropped = match victim {
                 Some((id, token)) if self.may_go(id, least) => {
                     let disk = self.disk.as_mut()?;
-                    disk.drops.push_front(((id, token), "full"));
+                    disk.drops.push_front(((id, token), "full".into()));
                     return self.drop_job();
                 }
                 _ => self.drop_pending(least, excess),

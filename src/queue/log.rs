@@ -480,7 +480,7 @@ impl Log {
 
 pub(super) fn standing(chain: Chain, a: &Active, sealed: bool) -> Standing {
     let (summary, base) = (a.builder.summary, a.builder.base());
-    Standing { id: (chain, a.token), summary, base, end: a.end, len: a.len, sealed, cut: false }
+    Standing { id: (chain, a.token), summary, base, end: a.end, len: a.len, sealed, cut: false, torn: a.trim }
 }
 
 fn as_before(a: &Active) -> Before {

@@ -46,11 +46,13 @@ impl Queue {
     /// Tells what the clocks say at `now`; to be called again when the clock is set, so that the age of what is left
     /// from earlier boots becomes known.
     pub fn set_clock(&mut self, now: Duration, stamp: Stamp) {
+        self.tick(now);
         self.clock.set(us(now), stamp);
     }
 
     pub(super) fn tick(&mut self, now: Duration) -> i64 {
         self.now = self.now.max(us(now));
+        self.books.now = self.now;
         self.now
     }
 
@@ -104,6 +106,10 @@ impl Queue {
         }
         if chain.latest && !live {
             self.latest.insert(rec.item.lane, token);
+        }
+        if rec.item.keep == Keep::All {
+            let bytes = if self.disk.is_some() { rec.item.body.len() as u64 + super::record::USUAL } else { cost };
+            self.books.minute.add(bytes, now);
         }
         self.mem_bytes += cost;
         let state = self.chains.entry(chain).or_default();
@@ -418,9 +424,26 @@ impl Queue {
         }
     }
 
-    /// Reports of loss since the last call. They are given again after a crash, until what was appended within the
+    /// All reports of loss since the last call. They are given again after a crash, until what was appended within the
     /// same turn is safe.
     pub fn take_gaps(&mut self) -> Vec<Gap> {
-        self.books.take_gaps(self.next_token, self.disk.is_some())
+        self.books.take_gaps(self.next_token, self.disk.is_some(), true)
+    }
+
+    /// Those reports that have stopped growing, so that many small losses make one; while the link is down none, as
+    /// long as they are few.
+    pub fn take_settled_gaps(&mut self, now: Duration) -> Vec<Gap> {
+        let now = self.tick(now);
+        match self.books.gap_due(self.up) {
+            Some(due) if due <= now => self.books.take_gaps(self.next_token, self.disk.is_some(), false),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How long until [`Queue::take_settled_gaps`] may give something; `None`: not before something is lost or the
+    /// link comes.
+    pub fn next_gap(&mut self, now: Duration) -> Option<Duration> {
+        let now = self.tick(now);
+        self.books.gap_due(self.up).map(|due| duration(due - now))
     }
 }

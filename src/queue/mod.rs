@@ -68,6 +68,7 @@ mod memory;
 mod open;
 mod outcomes;
 mod policy;
+mod purge;
 mod record;
 mod recover;
 mod segment;
@@ -82,9 +83,10 @@ pub use books::{DiskState, Health, Stats};
 #[cfg(any(test, feature = "planted-bugs"))]
 pub use faults::Bug;
 pub use faults::Faults;
-pub use inspect::{Inspector, Kept};
+pub use inspect::{Inspector, Kept, Overview, View, dead_letters};
 pub use log::Log;
 pub use open::OpenError;
+pub use purge::{Purged, Which, purge_at_rest};
 pub use record::MAX_BODY;
 pub use work::{Done, Job};
 pub use writer::{Guard, Shared, Writer};
@@ -225,7 +227,7 @@ pub struct Options {
     pub first_seq: u64,
     /// What the clocks say at the `now` that is handed to `open`.
     pub clock: Stamp,
-    /// Segment size in bytes; 0: a thirty-second of `max_bytes`, between 4 KiB and 1 MiB.
+    /// Segment size in bytes; 0: a sixty-fourth of `max_bytes`, between 4 KiB and 1 MiB.
     pub segment: u64,
     /// Planted bugs, for tests.
     pub faults: Faults,
@@ -302,5 +304,7 @@ pub struct Queue {
     now: i64,
 }
 
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod tests;

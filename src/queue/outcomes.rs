@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::Queue;
 use super::chains::{Place, Rec, Seg};
-use super::cursor::State;
+use super::cursor::{State, TORN};
 use super::faults::Bug;
 use super::jobs::{Gone, RETRY, Trouble};
+use super::purge::Drop;
 use super::record::Item;
 use super::recover::Recovered;
-use super::segment::{Chain, Summary};
+use super::segment::Summary;
 use super::work::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
 
 /// A segment whose end is damaged, as the next one's header remembers it.
@@ -50,9 +51,9 @@ impl Queue {
                 true
             }
             Report::Page(id, page) => match self.disk.as_mut().and_then(|d| d.dropping.take()) {
-                Some((dropped, reason)) if dropped == id => {
-                    self.dropped(id, reason, page);
-                    false
+                Some((dropped, what)) if dropped == id => {
+                    self.dropped(id, what, page);
+                    self.books.has_gaps()
                 }
                 _ => {
                     self.page(id, page, now);
@@ -115,6 +116,7 @@ impl Queue {
         match (&result, saving) {
             (Ok(()), Some(state)) => {
                 self.seq_limit = state.seq_limit;
+                disk.told = state.gaps.len();
                 self.unreserved = self.unreserved && self.next_seq >= self.seq_limit;
                 for f in state.finished.iter().filter(|f| f.gone) {
                     if let Some(gone) = disk.gone.get_mut(&(f.chain, f.token)) {
@@ -138,6 +140,7 @@ impl Queue {
         let known = found.state.is_some();
         let state = found.state.unwrap_or_default();
         disk.generation = state.generation;
+        self.books.earlier = (state.dropped, state.dead);
         let last_seq = found.segments.iter().filter_map(|s| s.summary.last_seq).max().map_or(0, |s| s + 1);
         // No name is used twice, not even that of a file in which nothing is left.
         let used = found.segments.iter().map(|s| s.summary.last_token.saturating_add(1));
@@ -159,6 +162,10 @@ impl Queue {
         }
         for gap in &state.gaps {
             self.books.gap(gap.clone());
+        }
+        for torn in &found.torn {
+            self.books.found += torn.records;
+            self.books.lose_range(torn.records, torn.from, torn.to, "corrupt");
         }
         for (chain, token) in &found.unreadable {
             self.unreadable((*chain, *token), &found.segments);
@@ -185,7 +192,8 @@ impl Queue {
         let id = standing.id;
         let mut seg = Seg::new(standing, now);
         let finished = state.finished.iter().find(|f| (f.chain, f.token) == id);
-        for (from, len) in finished.iter().flat_map(|f| &f.runs) {
+        // A torn end that was reported may have been written over since.
+        for (from, len) in finished.iter().flat_map(|f| &f.runs).filter(|(_, len)| *len != TORN) {
             let count = standing.summary.count;
             for index in *from..from.saturating_add(*len).min(count) {
                 seg.held.add(index);
@@ -389,9 +397,19 @@ impl Queue {
         }
     }
 
-    /// A whole segment is dropped: everything in it that is not finished is counted and reported.
-    fn dropped(&mut self, id: SegmentId, reason: &'static str, page: Result<Page, Failure>) {
+    /// A segment is dropped, or what is old of it: what goes and is not finished is counted and reported.
+    fn dropped(&mut self, id: SegmentId, Drop { reason, before }: Drop, page: Result<Page, Failure>) {
         match page {
+            Ok(page) if before.is_some() => {
+                for (index, item) in page.items {
+                    if before.is_some_and(|b| self.clock.at_of(&item.stamp) < b) {
+                        self.drop_one(Place { id, index }, &item, reason);
+                    }
+                }
+                return self.doom_finished();
+            }
+            // Perhaps another time.
+            Err(_) if before.is_some() => return,
             Ok(page) => {
                 self.bad(id, page.bad_bytes);
                 self.lost(id, &page.lost);
@@ -441,21 +459,6 @@ impl Queue {
             Some(_) => self.lose(item.token, reason),
             // Replaced, and counted so, by one that only memory has; a crash could take that one too.
             None => self.books.say_lost(item, reason),
-        }
-    }
-
-    /// Drops everything that waits, at the user's wish; counted as `purged`.
-    pub fn purge(&mut self) {
-        let waiting: Vec<u64> = self.records.keys().filter(|t| !self.out.contains(t)).copied().collect();
-        let refused = |q: &Queue, t: &u64| q.disk.as_ref().is_some_and(|d| d.refused.contains(t));
-        for token in waiting {
-            if !refused(self, &token) {
-                self.lose(token, "purged");
-            }
-        }
-        let ids: Vec<(Chain, u64)> = self.chains.iter().flat_map(|(c, s)| s.segs.keys().map(|t| (*c, *t))).collect();
-        if let Some(disk) = &mut self.disk {
-            disk.drops.extend(ids.into_iter().map(|id| (id, "purged")));
         }
     }
 }

@@ -10,6 +10,8 @@ use super::{Keep, Stamp};
 
 /// Bytes before a record's payload: length with its check, and the CRC.
 pub const HEAD: usize = 8;
+/// Bytes that a usual record takes beside its body.
+pub const USUAL: u64 = 24;
 /// Greatest payload: 22 bits of length.
 pub const MAX_PAYLOAD: usize = (1 << 22) - 1;
 /// Greatest body that is taken in.
@@ -203,6 +205,16 @@ pub fn find(bytes: &[u8], salt: u32, trust: bool) -> Found<'_> {
     }
     let (Some(sum), Some(payload)) = (c.u32(), c.bytes(len as usize)) else { return Found::Short };
     if trust || sum == crc(salt, head, payload) { Found::Good(payload) } else { Found::Bad }
+}
+
+/// What is there of a record's payload at the front of `bytes`, its checksum wrong or its end missing.
+pub fn guess(bytes: &[u8], salt: u32) -> Option<&[u8]> {
+    let mut c = Cursor(bytes);
+    let head = c.u32()?;
+    let len = head & MAX_PAYLOAD as u32;
+    c.u32()?;
+    let payload = c.0.get(..len as usize).unwrap_or(c.0);
+    (head >> 22 == check(len, salt) && len > 0 && kind(payload) == ITEM).then_some(payload)
 }
 
 /// Which kind of entry a payload is.

@@ -9,7 +9,7 @@ use super::faults::Bug;
 use super::lock;
 use super::log::{Active, Log, MAX_FILE, NEW_STATE, RESERVE, RESERVE_BYTES, STATE, read_base, standing, write_all};
 use super::record::Item;
-use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
+use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step, Torn};
 use super::work::{Failure, SegmentId, Standing};
 
 /// What is in the directory.
@@ -25,6 +25,8 @@ pub struct Recovered {
     pub segments: Vec<Standing>,
     /// All records of the chains that keep only the latest of a lane.
     pub latest: Vec<(SegmentId, u32, Item)>,
+    /// What torn ends may have held.
+    pub torn: Vec<Torn>,
     /// Segments whose header could not be read; set aside.
     pub unreadable: Vec<SegmentId>,
     /// Files that are not ours to read, left alone: what they are, for people.
@@ -127,7 +129,8 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
     let cut = found.state.as_ref().and_then(|s| s.cut(id));
     if let Some((mut summary, base)) = known {
         summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
-        found.segments.push(Standing { id, summary, base, end: len, len, sealed: true, cut: cut.is_some() });
+        let (sealed, cut) = (true, cut.is_some());
+        found.segments.push(Standing { id, summary, base, end: len, len, sealed, cut, torn: false });
         return Ok(());
     }
     let Some(base) = read_base(&bytes, id) else {
@@ -159,11 +162,16 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
         let len = tail.iter().rposition(|b| *b != 0).map_or(0, |i| i + 1);
         log.aside.keep(&mut *log.disk, id, end as usize, tail.get(..len).unwrap_or_default(), log.sizes.aside);
         found.foreign.push(format!("the last write to {name} was cut short; everything whole before it is kept"));
+        // The end of an earlier one is known from the next one's header.
+        if last && !found.state.as_ref().is_some_and(|s| s.torn(id, scan.summary.count)) {
+            found.torn.push(scan.torn(&bytes, end as usize));
+        }
     }
     let read_through = |scan: &Scanner| {
         let mut summary = scan.summary;
         summary.count = summary.count.min(cut.unwrap_or(u32::MAX));
-        Standing { id, summary, base, end, len, sealed: true, cut: cut.is_some() }
+        let torn = junk && !sealed && cut.is_none();
+        Standing { id, summary, base, end, len, sealed: true, cut: cut.is_some(), torn }
     };
     if sealed || cut.is_some() || !last || end >= log.sizes.segment {
         found.segments.push(read_through(&scan));

@@ -268,6 +268,20 @@ pub enum Step {
     End(usize, bool),
 }
 
+/// What the torn end of a segment may have held, as far as its bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Torn {
+    /// Records.
+    pub records: u64,
+    /// Their readings begin here…
+    pub from: u64,
+    /// …and end before this.
+    pub to: u64,
+}
+
+/// A batch has fewer records.
+const MAX_TORN: u64 = 1 << 16;
+
 /// A way through a segment's entries.
 #[derive(Debug, Clone)]
 pub struct Scanner {
@@ -367,6 +381,31 @@ impl Scanner {
             }
             at += 1;
         }
+    }
+
+    /// What lies behind `end`, where the good entries end: heads that are plausible, checksums or not.
+    pub fn torn(&self, file: &[u8], end: usize) -> Torn {
+        let s = &self.summary;
+        let from = s.last_seq.map_or(self.base.seq, |l| l + 1);
+        // Whatever it was, it was something.
+        let mut torn = Torn { records: 1, from, to: from + 1 };
+        let mut at = end;
+        while let Some(rest) = file.get(at..).filter(|r| r.len() > record::HEAD) {
+            let item = record::guess(rest, self.salt)
+                .and_then(|p| Some((p.len(), record::get_item(p, &self.base, Keep::All, |_| None)?)))
+                .filter(|(_, (index, item))| {
+                    let near = |v: u64, least: u64| v >= least && v - least < MAX_TORN;
+                    near(u64::from(*index), u64::from(s.count)) && item.seq.is_none_or(|q| near(q, from))
+                });
+            let Some((len, (index, item))) = item else {
+                at += 1;
+                continue;
+            };
+            torn.records = torn.records.max(u64::from(index - s.count) + 1);
+            torn.to = torn.to.max(item.seq.map_or(0, |q| q + 1));
+            at += record::HEAD + len;
+        }
+        torn
     }
 
     fn clone_for_probe(&self) -> Scanner {

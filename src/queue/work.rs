@@ -121,6 +121,15 @@ pub struct Standing {
     pub sealed: bool,
     /// Given up after a failed write: what may lie behind its last record does not count.
     pub cut: bool,
+    /// Its end was torn by a power cut, and that is reported.
+    pub torn: bool,
+}
+
+impl Standing {
+    /// The first record's stamp; headers do not say whether the clock was set, the last record does.
+    pub fn first_stamp(&self) -> super::Stamp {
+        super::Stamp { synced: self.summary.last_stamp.synced, ..self.base.stamp }
+    }
 }
 
 /// Records that cannot be read: indices and the sequence numbers between the good neighbours, ends excluded.

@@ -104,15 +104,14 @@ impl Daemon {
     pub fn start(plan: Plan, pins: Pins) -> Result<Daemon, StartError> {
         let clock = Arc::new(Clock::new());
         let state = StateDir::open(&plan.queue.dir);
-        let run = fastrand::u64(1..);
 
         let now = clock.now();
         let mut options = plan.queue.clone();
-        options.clock = outbox::queue_stamp(&now.stamp(), run);
+        options.clock = outbox::queue_stamp(&now.stamp(), clock.boot());
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
         let shared = Shared::new(queue, clock.start());
         let wake_hub = Arc::new(Notify::new());
-        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), run, wake_hub.clone());
+        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone());
         let ready = outbox.clone();
         let writer = Writer::start(shared.clone(), log, move || ready.news())
             .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
@@ -174,7 +173,6 @@ impl Daemon {
         let hub = Hub {
             engine,
             clock,
-            run,
             queue: shared,
             outbox,
             link: link_handle.clone(),
