@@ -307,4 +307,6 @@ pub struct Queue {
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
+mod mishap_tests;
+#[cfg(test)]
 mod tests;
