@@ -35,6 +35,8 @@ pub struct Recovered {
     pub unreadable: Vec<SegmentId>,
     /// Files that are not ours to read, left alone: what they are, for people.
     pub foreign: Vec<String>,
+    /// Among them are segments: how far the tokens in them go is not known.
+    pub unread: bool,
 }
 
 /// Takes the directory and looks through it.
@@ -74,11 +76,13 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
         let Some((id, name, len)) = segments.get(i) else { continue };
         if *len > MAX_FILE {
             found.foreign.push(format!("{name} is larger than any segment; left alone"));
+            found.unread = true;
             continue;
         }
         let last = segments.get(i + 1).is_none_or(|next| next.0.0 != id.0);
         if let Err(e) = look(log, &mut found, *id, name, *len, last) {
             found.foreign.push(format!("cannot read {name}, left alone: {e}"));
+            found.unread = true;
         }
     }
     reserve(log, reserved);
@@ -139,6 +143,7 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
     let (header, known, bytes) = seen?;
     if let Header::Version(v) = header {
         found.foreign.push(format!("{name} has version {v} of the format, which this pinpost cannot read; left alone"));
+        found.unread = true;
         return Ok(());
     }
     let cut = found.state.as_ref().and_then(|s| s.cut(id));
