@@ -57,6 +57,7 @@ fn engine(points: u32, filters: &str) -> Engine {
         kind: "serial",
         points: vec![PointId(id)],
         verbs: vec!["get".into()],
+        own: vec![],
         output: None,
     };
     let chain = |_| {

@@ -160,7 +160,16 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
             driver = Box::new(Group { pins: pins.iter().map(|p| p.0).collect(), pull, inverted, hold });
         }
     }
-    Some(Built { points, point_verbs: vec!["get"], device_verbs: vec![], output: None, safe: None, notes, driver })
+    Some(Built {
+        points,
+        point_verbs: vec!["get"],
+        device_verbs: vec![],
+        own_verbs: vec![],
+        output: None,
+        safe: None,
+        notes,
+        driver,
+    })
 }
 
 /// A gesture is an event: nothing to keep at the broker, to filter or to write as ON and OFF.

@@ -25,8 +25,8 @@ use crate::config::{Places, Word};
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, OutputLimits, Place, PointId, Problem, Quality, Stamp, Ticket,
-    Value,
+    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality, Refusal, Stamp,
+    Ticket, Value, VerbSpec,
 };
 
 /// A word of the list of kinds.
@@ -71,6 +71,8 @@ pub struct Built {
     pub point_verbs: Vec<&'static str>,
     /// Verbs said to the device.
     pub device_verbs: Vec<&'static str>,
+    /// Verbs of its own, said to single points or to the device; they come as [`Action::Verb`].
+    pub own_verbs: Vec<VerbSpec>,
     /// Limits of its output.
     pub output: Option<OutputLimits>,
     /// Its pin's safe level.
@@ -215,6 +217,10 @@ pub struct Counters {
     pub storms: AtomicU64,
     /// See [`DeviceCounters`].
     pub flooding: AtomicBool,
+    /// See [`DeviceCounters`].
+    pub missed: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub late: AtomicU64,
 }
 
 impl Counters {
@@ -236,6 +242,8 @@ impl Counters {
             illegal_moves: get(&self.illegal_moves),
             storms: get(&self.storms),
             flooding: self.flooding.load(Ordering::Relaxed),
+            missed: get(&self.missed),
+            late: get(&self.late),
         }
     }
 }
@@ -257,7 +265,7 @@ pub enum Report {
     /// It works, or no longer.
     Status(DeviceId, DeviceStatus),
     /// It has done what was asked.
-    Acted(Ticket, Result<Option<Value>, String>),
+    Acted(Ticket, Result<Option<Value>, Refusal>),
     /// Something is to survive a restart.
     Remember {
         /// Which device.
@@ -284,11 +292,11 @@ pub struct Order {
 
 impl Order {
     /// The action, unless it is too late to begin it; then the answer.
-    pub fn in_time(self) -> Result<(Ticket, Action), (Ticket, String)> {
+    pub fn in_time(self) -> Result<(Ticket, Action), (Ticket, Refusal)> {
         if Instant::now() <= self.until {
             Ok((self.ticket, self.action))
         } else {
-            Err((self.ticket, "it waited too long to be begun".into()))
+            Err((self.ticket, Refusal::new(OutcomeKind::Timeout, "it waited too long to be begun")))
         }
     }
 }
@@ -352,8 +360,12 @@ impl Context {
     pub async fn online(&self) {
         let _ = self.up.send(Report::Status(self.id, DeviceStatus::Online)).await;
     }
+    /// Says that the line is there and nothing comes.
+    pub async fn silent(&self, why: impl Into<String>) {
+        let _ = self.up.send(Report::Status(self.id, DeviceStatus::Silent(why.into()))).await;
+    }
     /// Answers an action.
-    pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, String>) {
+    pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, Refusal>) {
         if result.is_err() {
             Counters::add(&self.counters.errors, 1);
         }

@@ -124,6 +124,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         points,
         point_verbs: vec!["get"],
         device_verbs: vec!["send"],
+        own_verbs: vec![],
         output: None,
         safe: None,
         notes: vec![format!("port {}: {}", port.name, port.kind)],
@@ -244,12 +245,12 @@ impl Driver for Serial {
                             let write = async { stream.write_all(&bytes).await?; stream.flush().await };
                             match timeout(WRITE_PATIENCE, write).await {
                                 Ok(Ok(())) => cx.acted(ticket, Ok(None)).await,
-                                Ok(Err(e)) => cx.acted(ticket, Err(format!("the port did not take it: {e}"))).await,
+                                Ok(Err(e)) => cx.acted(ticket, Err(format!("the port did not take it: {e}").into())).await,
                                 Err(_) => cx.acted(ticket, Err("the port did not take it in time".into())).await,
                             }
                         }
                         Some(Err((ticket, why))) => cx.acted(ticket, Err(why)).await,
-                        Some(Ok((ticket, Action::Set(_)))) => {
+                        Some(Ok((ticket, Action::Set(_) | Action::Verb { .. }))) => {
                             cx.acted(ticket, Err("its points cannot be set; use /send".into())).await;
                         }
                         None => return Ok(()),

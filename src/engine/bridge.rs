@@ -150,10 +150,10 @@ impl Bridge {
         if word_changed && self.up {
             fx.push(availability(topics, spec, &status));
         }
-        let was_offline = matches!(slot, Some(DeviceStatus::Offline(_)));
+        let was_offline = matches!(slot, Some(DeviceStatus::Offline(_) | DeviceStatus::Silent(_)));
         *slot = Some(status.clone());
         match &status {
-            DeviceStatus::Offline(why) => {
+            DeviceStatus::Offline(why) | DeviceStatus::Silent(why) => {
                 let about = json!({ "event": "offline", "device": spec.name, "reason": why });
                 self.event(topics, about, now, fx);
             }

@@ -9,12 +9,13 @@ pub mod commands;
 pub mod filters;
 pub mod outputs;
 pub mod points;
+mod verbs;
 
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Action, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority, Quality,
-    Stamp, Ticket, Value,
+    Action, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority,
+    Quality, Refusal, Stamp, Ticket, Value,
 };
 use crate::wire::{Record, Topics};
 
@@ -41,7 +42,7 @@ pub enum Event {
     /// A device works, or no longer.
     Device(DeviceId, DeviceStatus),
     /// A device has done what [`Effect::Act`] asked, and read this back; or why not.
-    Acted(Ticket, Result<Option<Value>, String>),
+    Acted(Ticket, Result<Option<Value>, Refusal>),
     /// A subscription brought this.
     Incoming(Incoming),
     /// The broker is there.
@@ -237,14 +238,16 @@ impl Engine {
     }
 
     fn status(&mut self, device: DeviceId, status: DeviceStatus, now: &Now, fx: &mut Vec<Effect>) {
-        if let DeviceStatus::Offline(_) = status {
-            self.outputs.lost(device);
+        if status != DeviceStatus::Online {
             for point in self.devices.get(device.0 as usize).into_iter().flat_map(|d| &d.points) {
                 self.points.hush(*point);
             }
+        }
+        if let DeviceStatus::Offline(_) = status {
+            self.outputs.lost(device);
             let reason = format!("{} went offline", self.device_name(device));
             for ticket in self.commands.of_device(device) {
-                self.acted(ticket, Err(reason.clone()), now, fx);
+                self.acted(ticket, Err(reason.clone().into()), now, fx);
             }
         }
         self.bridge.status(&self.topics, &self.devices, device, status, now, fx);

@@ -368,6 +368,7 @@ mod tests {
             kind: "digital_out",
             points: vec![],
             verbs: vec![],
+            own: vec![],
             output: Some(limits),
         }
     }

@@ -8,6 +8,9 @@ pub enum DeviceStatus {
     Online,
     /// Does not, and why.
     Offline(String),
+    /// Says nothing, though the line to it is there, and why that is worth saying. What it said holds no more, but it
+    /// may still be asked: it may answer again.
+    Silent(String),
 }
 
 impl DeviceStatus {
@@ -15,7 +18,7 @@ impl DeviceStatus {
     pub fn word(&self) -> &'static str {
         match self {
             DeviceStatus::Online => "online",
-            DeviceStatus::Offline(_) => "offline",
+            DeviceStatus::Offline(_) | DeviceStatus::Silent(_) => "offline",
         }
     }
 }
@@ -43,4 +46,8 @@ pub struct DeviceCounters {
     pub storms: u64,
     /// Whether it has them now.
     pub flooding: bool,
+    /// Requests that got no answer in time.
+    pub missed: u64,
+    /// Answers that came when nobody waited for them any more.
+    pub late: u64,
 }

@@ -363,13 +363,19 @@ impl Resolver<'_> {
             self.point(id, name, draft, only, topics, all);
         }
         let point_ids: Vec<PointId> = (first..all.specs.len() as u32).map(PointId).collect();
-        let mut verbs: Vec<String> =
-            built.point_verbs.iter().chain(&built.device_verbs).map(|v| (*v).to_owned()).collect();
-        verbs.dedup();
-        let spec = DeviceSpec { id, name: name.to_owned(), kind, points: point_ids, verbs, output: built.output };
+        let own_names = built.own_verbs.iter().map(|v| &v.verb).cloned();
+        let mut verbs: Vec<String> = Vec::new();
+        for verb in built.point_verbs.iter().chain(&built.device_verbs).map(|v| (*v).to_owned()).chain(own_names) {
+            if !verbs.contains(&verb) {
+                verbs.push(verb);
+            }
+        }
+        let (name, own_verbs, output) = (name.to_owned(), built.own_verbs, built.output);
+        let spec = DeviceSpec { id, name, kind, points: point_ids, verbs, own: own_verbs, output };
         let own: Vec<&PointSpec> = all.specs.iter().skip(first as usize).collect();
         let owned = |list: &[&str]| list.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
         topics.listen(&spec, &own, &owned(&built.point_verbs), &owned(&built.device_verbs));
+        topics.listen_own(&spec, &own);
         DevicePlan { spec, driver: built.driver, notes: built.notes, safe: built.safe }
     }
 

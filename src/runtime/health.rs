@@ -63,7 +63,7 @@ pub(super) fn collect<'a>(
         .map(|(name, c)| {
             let mut counts = json!({
                 "frames": c.frames, "bad_frames": c.bad_frames, "dropped_bytes": c.dropped_bytes,
-                "readings": c.readings, "errors": c.errors,
+                "readings": c.readings, "errors": c.errors, "missed": c.missed, "late": c.late,
             });
             // only where pins are read
             let pins = [

@@ -13,7 +13,7 @@ use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle};
-use crate::model::{Action, Deliver, DeviceId, Message, Qos, Ticket};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
 use crate::queue::{self, Shared};
 use crate::wire::Record;
 
@@ -242,12 +242,12 @@ impl Hub {
     fn act(&mut self, device: DeviceId, ticket: Ticket, action: Action, fx: &mut Vec<Effect>) {
         let order = Order { ticket, action, until: Instant::now() + commands::PATIENCE };
         let sent = self.parts.get(device.0 as usize).map(|part| part.orders.try_send(order));
-        let why = match sent {
+        let (kind, why) = match sent {
             Some(Ok(())) => return,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => "the device is behind; ask again",
-            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => "the device has ended",
+            Some(Err(mpsc::error::TrySendError::Full(_))) => (OutcomeKind::Busy, "the device is behind; ask again"),
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => (OutcomeKind::Failed, "the device has ended"),
         };
-        self.feed(Event::Acted(ticket, Err(why.into())), fx);
+        self.feed(Event::Acted(ticket, Err(Refusal::new(kind, why))), fx);
     }
 
     fn send(&mut self, outgoing: Outgoing) {

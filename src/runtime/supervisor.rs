@@ -50,7 +50,7 @@ pub(super) async fn supervise(driver: Box<dyn Driver>, mut context: Context) {
                     break;
                 }
                 order = context.orders.recv() => match order {
-                    Some(order) => context.acted(order.ticket, Err(format!("offline: {reason}"))).await,
+                    Some(order) => context.acted(order.ticket, Err(format!("offline: {reason}").into())).await,
                     None => return,
                 },
             }

@@ -113,6 +113,17 @@ impl Topics {
         }
     }
 
+    /// Listens to the verbs of a device's own ([`DeviceSpec::own`]).
+    pub fn listen_own(&mut self, device: &DeviceSpec, points: &[&PointSpec]) {
+        for own in &device.own {
+            let point = own.point.and_then(|i| points.get(i));
+            let below = point.map_or_else(|| self.device(&device.name), |p| p.topic.clone());
+            let point = point.map(|p| p.id);
+            let route = Route::Device { device: device.id, point, verb: own.verb.clone() };
+            self.routes.insert(Topics::verb(&below, &own.verb), route);
+        }
+    }
+
     /// Listens to `P/sim/pin/<n>/set`.
     pub fn listen_sim(&mut self, pin: u8) {
         self.routes.insert(format!("{}/set", self.sim_pin(pin)), Route::SimPin(pin));

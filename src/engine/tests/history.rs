@@ -8,7 +8,9 @@ use crate::config::When;
 use crate::config::scalar::Span;
 use crate::engine::bridge::{GapReport, Info};
 use crate::engine::{Effect, Engine, Event, Outgoing, Setup};
-use crate::model::{Action, DeviceId, DeviceStatus, Incoming, Mono, Now, PointId, Qos, Quality, Ticket, Value, Wall};
+use crate::model::{
+    Action, DeviceId, DeviceStatus, Incoming, Mono, Now, OutcomeKind, PointId, Qos, Quality, Refusal, Ticket, Value, Wall,
+};
 use crate::plan::{Ask, Plan, check};
 use crate::wire::Record;
 use crate::wire::record::Sending;
@@ -100,6 +102,10 @@ impl House {
                 let (name, why) = rest.split_once(' ').unwrap();
                 Event::Device(self.device(name), DeviceStatus::Offline(why.into()))
             }
+            "silent" => {
+                let (name, why) = rest.split_once(' ').unwrap();
+                Event::Device(self.device(name), DeviceStatus::Silent(why.into()))
+            }
             "read" => {
                 let (name, value) = rest.split_once(' ').unwrap();
                 let point = self.points.iter().position(|p| p == name).unwrap_or_else(|| panic!("no point {name}"));
@@ -112,7 +118,7 @@ impl House {
             "acted" => {
                 let (ticket, what) = rest.split_once(' ').unwrap();
                 let result = match what.strip_prefix("failed ") {
-                    Some(why) => Err(why.to_owned()),
+                    Some(why) => Err(refusal(why)),
                     None => Ok((what != "-").then(|| self::value(what))),
                 };
                 Event::Acted(Ticket(ticket.parse().unwrap()), result)
@@ -200,6 +206,9 @@ impl House {
                 let what = match action {
                     Action::Set(value) => format!("set {value}"),
                     Action::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes).escape_debug()),
+                    Action::Verb { point, verb, value } => {
+                        format!("{verb}{} {value}", point.map_or(String::new(), |p| format!(" of point {p}")))
+                    }
                 };
                 format!("act {} {} {what}", ticket.0, self.devices[device.0 as usize])
             }
@@ -258,6 +267,14 @@ impl House {
         }
         line
     }
+}
+
+/// `REASON`, or `(KIND) REASON`.
+fn refusal(text: &str) -> Refusal {
+    use OutcomeKind::{Busy, Rejected, Timeout};
+    let kinds = [Busy, Rejected, Timeout];
+    let kind = kinds.into_iter().find_map(|k| Some((k, text.strip_prefix(&format!("({}) ", k.as_str()))?)));
+    kind.map_or_else(|| text.into(), |(kind, reason)| Refusal::new(kind, reason))
 }
 
 fn value(text: &str) -> Value {
