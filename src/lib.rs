@@ -23,6 +23,7 @@
 //! - [`config`] WHAT WAS WRITTEN: YAML to raw shapes with the place of every key; every mistake of form, with advice.
 //! - [`codec`] BYTES TO FRAMES TO FIELDS, pure: framing, check, decoding.
 //! - [`wire`] MQTT WORDS, pure: topics (built and taken apart only there), payloads, commands, the queue's records.
+//! - [`expr`] EXPRESSIONS AND TEMPLATES, pure: Jinja, compiled once, names resolved to points; "not known" is not false.
 //! - [`engine`] DECISIONS, pure: points and filters, outputs and their limits, commands, what the gateway says of itself.
 //! - [`hal`] DOORS TO HARDWARE: pins (Raspberry Pi, simulated), ports (serial line, TCP, a program), what is plugged in.
 //! - [`device`] KINDS: one file each over hal and codec; a kind reads its keys, claims its pins and gives a task.
@@ -41,18 +42,18 @@
 //! |---|---|
 //! | model, queue | nobody |
 //! | config, clock, backoff | model |
-//! | codec, wire | model, params |
-//! | engine | model, wire, params |
+//! | codec, wire, expr | model, params |
+//! | engine | model, wire, expr, params |
 //! | hal | model, params, clock, backoff, logging |
-//! | device | as hal, and codec, hal |
+//! | device | as hal, and codec, expr, hal |
 //! | link | model, wire, queue, clock, backoff, logging |
-//! | plan | model, config, wire, codec, device, hal, engine, link, queue |
+//! | plan | model, config, wire, codec, expr, device, hal, engine, link, queue |
 //! | runtime | all but cli |
 //! | cli | all |
 //!
-//! Members of an open list do not name each other. No clock, task, file or socket in model, codec, wire and engine.
-//! Crates with one door: rppal and tokio-serial in hal, rumqttc and rumqttd in link, the YAML parsers in config, the
-//! journal in logging.
+//! Members of an open list do not name each other. No clock, task, file or socket in model, codec, wire, expr and engine.
+//! Crates with one door: rppal and tokio-serial in hal, rumqttc and rumqttd in link, the YAML parsers in config, minijinja
+//! in expr, the journal in logging.
 //!
 //! # A frame's way up
 //! Bytes of a port → `codec` (cut, checked, decoded; what is wrong is counted by reason and never ends the task) →
@@ -94,6 +95,7 @@ pub mod codec;
 pub mod config;
 pub mod device;
 pub mod engine;
+pub mod expr;
 pub mod hal;
 pub mod link;
 pub mod logging;

@@ -3,14 +3,31 @@
 use std::path::Path;
 
 use crate::config::{self, When, report};
+use crate::hal::boards::{self, BoardTable};
+use crate::hal::device_tree;
 use crate::model::Problem;
 use crate::plan::{self, Ask, Checked, Plan};
 
 use super::out::say;
 use super::{Failure, exit};
 
-/// A file, judged on this machine.
+/// A file, judged on this machine, its pins too.
 pub fn check(path: &Path, when: When, simulate: bool) -> Checked {
+    let mut checked = read(path, when, simulate);
+    if let Some(board) = boards::here().filter(|_| !simulate) {
+        checked.judge(board, &device_tree::taken());
+    }
+    checked
+}
+
+/// A file, its pins judged as those of another board.
+pub fn check_for(path: &Path, board: &BoardTable) -> Checked {
+    let mut checked = read(path, When::Check, false);
+    checked.judge(board, &[]);
+    checked
+}
+
+fn read(path: &Path, when: When, simulate: bool) -> Checked {
     let bytes = match config::read(path) {
         Ok(bytes) => bytes,
         Err(problem) => return Checked { plan: None, problems: vec![*problem], text: String::new() },
@@ -41,6 +58,14 @@ pub fn show(problems: &[Problem], path: &Path, text: &str) {
     if !problems.is_empty() {
         let shown = report::render(problems, &path.display().to_string(), text, crate::logging::colours());
         say(shown.trim_end());
+    }
+}
+
+/// A plan that can run, for those who only look into the file: what is merely doubtful in it is not said.
+pub fn plan_quietly(path: &Path) -> Result<Plan, Failure> {
+    match check(path, When::Check, false).plan {
+        Some(plan) => Ok(plan),
+        None => plan(path, When::Check, false),
     }
 }
 

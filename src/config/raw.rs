@@ -69,6 +69,8 @@ pub struct Mqtt {
     pub password_file: Option<String>,
     /// Certificates.
     pub tls: Option<Tls>,
+    /// `http://[USER:PASSWORD@]HOST:PORT`: an HTTP proxy that lets CONNECT through to the broker; default: none.
+    pub proxy: Option<String>,
     /// First levels of every topic; default: `gateway.id`.
     #[schemars(extend("format" = "topic"))]
     pub topic_prefix: Option<String>,
@@ -101,6 +103,10 @@ pub struct Tls {
     pub cert_file: Option<String>,
     /// Our key in PEM.
     pub key_file: Option<String>,
+    /// Protocols to offer in the handshake (ALPN), such as `mqtt`; default: none.
+    pub alpn: Vec<String>,
+    /// The name that must stand in the broker's certificate; default: the host of the url.
+    pub server_name: Option<String>,
 }
 
 /// What waits while the broker is away.

@@ -24,11 +24,12 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::{Places, Word};
+use crate::hal::bus::{self, Bus};
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality, Refusal, Stamp,
-    Ticket, Value, VerbSpec,
+    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
 /// A word of the list of kinds.
@@ -100,7 +101,21 @@ pub struct Desk<'a> {
     /// Names of all ports.
     pub port_names: &'a [String],
     /// Ports taken so far.
-    pub ports_taken: &'a mut Vec<(String, String, Option<Place>)>,
+    pub ports_taken: &'a mut Vec<PortTaken>,
+    /// The tasks of the ports that devices share.
+    pub port_tasks: &'a mut Vec<bus::Task>,
+}
+
+/// A port that a device has taken.
+pub struct PortTaken {
+    /// Its name.
+    pub port: String,
+    /// The device that took it first.
+    pub device: String,
+    /// Where it says so.
+    pub place: Option<Place>,
+    /// Further devices may share it; `None`: it is for this device alone.
+    pub bus: Option<Bus>,
 }
 
 impl Desk<'_> {
@@ -148,27 +163,55 @@ impl Desk<'_> {
     /// Takes a port for this device alone.
     pub fn claim_port(&mut self, port: &str, path: &[&str]) -> Option<PortSpec> {
         let place = self.place(path);
-        let Some(spec) = (self.ports)(port) else {
-            if !self.places.dropped(&["ports", port]) {
-                let near = crate::config::near(port, self.port_names);
-                let help = match (near, self.port_names) {
-                    (Some(near), _) => format!("did you mean `{near}`?"),
-                    (None, []) => format!("declare it: ports: {{ {port}: {{ path: /dev/serial/by-id/… }} }}"),
-                    (None, names) => format!("the ports are {}", names.join(", ")),
-                };
-                self.problems.push(Problem::error(place, format!("there is no port `{port}`")).help(help));
-            }
-            return None;
-        };
-        if let Some((_, owner, first)) = self.ports_taken.iter().find(|(p, ..)| p == port) {
-            self.problems.push(
-                Problem::error(place, format!("port `{port}` is already used by device `{owner}`"))
-                    .related(*first, format!("`{owner}` uses it here"))
-                    .help("a port belongs to one device; put all its points there"),
-            );
+        let spec = self.find_port(port, place)?;
+        if let Some(taken) = self.ports_taken.iter().find(|t| t.port == port) {
+            let (owner, first) = (taken.device.clone(), taken.place);
+            self.port_is_taken(port, &owner, place, first);
             return None;
         }
-        self.ports_taken.push((port.to_owned(), self.name.to_owned(), place));
+        self.take_port(port, place, None);
+        spec
+    }
+    /// Joins a port that other devices may share, of this kind or of others that do.
+    pub fn share_port(&mut self, port: &str, path: &[&str]) -> Option<Bus> {
+        let place = self.place(path);
+        let spec = self.find_port(port, place)?;
+        match self.ports_taken.iter().find(|t| t.port == port) {
+            Some(PortTaken { bus: Some(bus), .. }) => return Some(bus.clone()),
+            Some(PortTaken { bus: None, device, place: first, .. }) => {
+                let (owner, first) = (device.clone(), *first);
+                self.port_is_taken(port, &owner, place, first);
+                return None;
+            }
+            None => {}
+        }
+        let (bus, task) = bus::bus(spec?);
+        self.port_tasks.push(task);
+        self.take_port(port, place, Some(bus.clone()));
+        Some(bus)
+    }
+    fn take_port(&mut self, port: &str, place: Option<Place>, bus: Option<Bus>) {
+        self.ports_taken.push(PortTaken { port: port.to_owned(), device: self.name.to_owned(), place, bus });
+    }
+    fn port_is_taken(&mut self, port: &str, owner: &str, place: Option<Place>, first: Option<Place>) {
+        self.problems.push(
+            Problem::error(place, format!("port `{port}` is already used by device `{owner}`"))
+                .related(first, format!("`{owner}` uses it here"))
+                .help("one of the two kinds does not share a port; give it a port of its own"),
+        );
+    }
+    /// `Some(None)`: it is there, and wrong itself.
+    fn find_port(&mut self, port: &str, place: Option<Place>) -> Option<Option<PortSpec>> {
+        let spec = (self.ports)(port);
+        if spec.is_none() && !self.places.dropped(&["ports", port]) {
+            let near = crate::config::near(port, self.port_names);
+            let help = match (near, self.port_names) {
+                (Some(near), _) => format!("did you mean `{near}`?"),
+                (None, []) => format!("declare it: ports: {{ {port}: {{ path: /dev/serial/by-id/… }} }}"),
+                (None, names) => format!("the ports are {}", names.join(", ")),
+            };
+            self.problems.push(Problem::error(place, format!("there is no port `{port}`")).help(help));
+        }
         spec
     }
 }
@@ -210,6 +253,9 @@ pub struct Counters {
     /// See [`DeviceCounters`].
     pub errors: AtomicU64,
     /// See [`DeviceCounters`].
+    pub missed: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub late: AtomicU64,
     pub edges: AtomicU64,
     /// See [`DeviceCounters`].
     pub lost_edges: AtomicU64,
@@ -219,10 +265,6 @@ pub struct Counters {
     pub storms: AtomicU64,
     /// See [`DeviceCounters`].
     pub flooding: AtomicBool,
-    /// See [`DeviceCounters`].
-    pub missed: AtomicU64,
-    /// See [`DeviceCounters`].
-    pub late: AtomicU64,
 }
 
 impl Counters {
@@ -239,13 +281,13 @@ impl Counters {
             dropped_bytes: get(&self.dropped_bytes),
             readings: get(&self.readings),
             errors: get(&self.errors),
+            missed: get(&self.missed),
+            late: get(&self.late),
             edges: get(&self.edges),
             lost_edges: get(&self.lost_edges),
             illegal_moves: get(&self.illegal_moves),
             storms: get(&self.storms),
             flooding: self.flooding.load(Ordering::Relaxed),
-            missed: get(&self.missed),
-            late: get(&self.late),
         }
     }
 }

@@ -7,6 +7,9 @@
 //! - an edge that could not be kept is counted ([`EdgeReceiver::take_lost`]), never silently gone;
 //! - no call blocks for longer than a register access or an ioctl.
 
+pub mod boards;
+pub mod bus;
+pub mod device_tree;
 pub mod list;
 pub mod port;
 pub mod raspberry_pi;

@@ -1,7 +1,7 @@
 //! Which broker next, and when. Pure: it is told how each connection ended.
 //!
 //! One that cannot be reached gives way to the next at once; a pause comes when all were tried. One that let us in is
-//! tried again first. After a connection that held, the first retry comes without a pause.
+//! tried again first, unless it was left because the first of the list answers again. After a connection that held, the first retry comes without a pause.
 
 use std::time::Duration;
 
@@ -49,6 +49,10 @@ impl Retry {
             return Next { url: self.at, wait, taken_over: false };
         };
         self.round = 0;
+        if cause == Cause::GoBack {
+            (self.at, self.quick) = (0, 0);
+            return Next { url: 0, wait: Duration::ZERO, taken_over: false };
+        }
         let held = up_for >= HELD;
         if held {
             self.backoff.held();
@@ -113,6 +117,16 @@ mod tests {
         let third = r.ended(Cause::Broken, SHORT);
         assert!(third.taken_over && third.wait >= Duration::from_secs(4));
         assert!(!r.ended(Cause::GaveUp, LONG).taken_over);
+    }
+
+    #[test]
+    fn the_way_back_to_the_first_has_no_pause_and_neither_has_its_failure() {
+        let mut r = retry(3);
+        assert_eq!(r.ended(Cause::Unreachable, None).url, 1);
+        let back = r.ended(Cause::GoBack, SHORT);
+        assert_eq!(back, Next { url: 0, wait: Duration::ZERO, taken_over: false });
+        let on = r.ended(Cause::Refused, None);
+        assert_eq!(on, Next { url: 1, wait: Duration::ZERO, taken_over: false });
     }
 
     #[test]

@@ -30,6 +30,13 @@ pub enum Priority {
     Control,
 }
 
+impl Priority {
+    /// What the priority of this rank (its number in the order above) is called.
+    pub fn word(rank: u8) -> &'static str {
+        ["bulk", "normal", "alarm"].get(usize::from(rank)).unwrap_or(&"control")
+    }
+}
+
 /// How a reading is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PayloadFormat {

@@ -36,6 +36,10 @@ pub struct DeviceCounters {
     pub readings: u64,
     /// Errors of the hardware: failed reads, writes, opens, lost edges.
     pub errors: u64,
+    /// Requests that got no answer in time.
+    pub missed: u64,
+    /// Answers that came when nobody waited for them any more.
+    pub late: u64,
     /// Edges of input pins.
     pub edges: u64,
     /// Edges that the kernel or the daemon could not keep; also counted as errors.
@@ -46,8 +50,4 @@ pub struct DeviceCounters {
     pub storms: u64,
     /// Whether it has them now.
     pub flooding: bool,
-    /// Requests that got no answer in time.
-    pub missed: u64,
-    /// Answers that came when nobody waited for them any more.
-    pub late: u64,
 }

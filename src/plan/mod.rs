@@ -3,6 +3,7 @@
 //! [`check`] reads a file to the end and reports everything that is wrong, in form ([`crate::config`]) and in meaning
 //! (here): a pin or topic used twice, a port that is not there, an interlock of one. The daemon runs only a plan.
 
+pub mod board;
 mod explain;
 mod link;
 mod points;
@@ -18,6 +19,7 @@ use crate::config::scalar::SyncKey;
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
 use crate::engine::filters::{Chain, FILTERS};
+use crate::hal::bus;
 use crate::hal::port::{Line, PortKind, PortSpec};
 use crate::link::LinkConfig;
 use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
@@ -56,6 +58,8 @@ pub struct Plan {
     pub broker: Option<SocketAddr>,
     /// Devices, in the order of their ids.
     pub devices: Vec<DevicePlan>,
+    /// The tasks of the ports that devices share.
+    pub ports: Vec<bus::Task>,
     /// Points, in the order of their ids.
     pub points: Vec<PointSpec>,
     /// Their filters as written, for `explain`.
@@ -70,6 +74,10 @@ pub struct Plan {
     pub digest: String,
     /// Whether pins are simulated.
     pub simulated: bool,
+    /// Pins that devices have for themselves.
+    pub pins: Vec<board::PinClaim>,
+    /// All ports, as they are written.
+    pub lines: Vec<PortSpec>,
 }
 
 /// What is asked of the resolver beside the file.
@@ -172,7 +180,7 @@ impl Resolver<'_> {
         let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
         let ports: Vec<(String, Option<PortSpec>)> =
             self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
-        let (mut pins, mut ports_taken) = (Vec::new(), Vec::new());
+        let (mut pins, mut ports_taken, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
         let mut devices = Vec::new();
         let mut all = points::Points::default();
         for (name, device) in &self.raw.devices {
@@ -185,6 +193,7 @@ impl Resolver<'_> {
                 ports: &find,
                 port_names: &port_names,
                 ports_taken: &mut ports_taken,
+                port_tasks: &mut port_tasks,
             };
             let Some(kind) = KINDS.iter().find(|k| k.word.name == device.kind) else { continue };
             let Some(built) = (kind.build)(&device.params, &mut desk) else { continue };
@@ -214,6 +223,7 @@ impl Resolver<'_> {
             queue,
             broker,
             devices,
+            ports: port_tasks,
             points: all.specs,
             filters: all.filters,
             values: all.values,
@@ -221,6 +231,8 @@ impl Resolver<'_> {
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
+            pins: pins.into_iter().map(|(pin, device, place)| board::PinClaim { pin, device, place }).collect(),
+            lines: ports.into_iter().filter_map(|(_, spec)| spec).collect(),
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::policy::duration;
 use super::record::Item;
-use super::{Gap, Queue, Rank, Stamp};
+use super::{Gap, Queue, REASONS, Rank, Stamp};
 
 /// How the disk is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,8 +46,12 @@ pub struct Stats {
     pub dead: u64,
     /// Records of `latest` lanes that a newer one replaced, and of `none` lanes that came without a link.
     pub replaced: u64,
-    /// Records dropped, by reason.
+    /// Records dropped since the start, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Records dropped since the directory was made, by reason.
+    pub dropped_ever: BTreeMap<&'static str, u64>,
+    /// Records that the broker refused for good since the directory was made.
+    pub dead_ever: u64,
     /// Waiting records by rank.
     pub by_rank: BTreeMap<Rank, u64>,
     /// Waiting records that only memory has.
@@ -58,7 +62,9 @@ pub struct Stats {
     pub written: u64,
     /// Segment files.
     pub segments: u64,
-    /// How long the space lasts at the rate of the last minutes, while the link is down.
+    /// Bytes a minute that come in to be kept, as they take space, over the last minute.
+    pub per_minute: u64,
+    /// How long the space lasts at that rate if nothing is delivered; `None`: nothing comes in.
     pub lasts: Option<Duration>,
     /// The next reading's sequence number.
     pub next_seq: u64,
@@ -103,15 +109,54 @@ pub(super) struct Books {
     pub replaced: u64,
     pub written: u64,
     dropped: BTreeMap<&'static str, u64>,
+    /// Of earlier lives of the directory: dropped, in the order of the reasons, and refused for good.
+    pub earlier: ([u64; REASONS.len()], u64),
     gaps: Vec<Gap>,
     /// Fetched, but perhaps not safe: the next token then.
     unsaid: Vec<(Gap, u64)>,
     pub words: Vec<String>,
     pub bad_bytes: u64,
-    /// Bytes a second going to disk without a link, smoothed, and when that was last reckoned.
-    rate: f64,
-    rate_at: i64,
-    rate_bytes: u64,
+    pub minute: Minute,
+}
+
+/// What came in during the last minute, in steps of five seconds.
+#[derive(Debug, Default)]
+pub(super) struct Minute {
+    slots: [u64; SLOTS as usize],
+    /// The step that was written to last, and the first.
+    at: Option<(i64, i64)>,
+}
+
+const STEP: i64 = 5_000_000;
+const SLOTS: i64 = 12;
+
+impl Minute {
+    /// Counts `bytes` that came at `now`, microseconds.
+    pub fn add(&mut self, bytes: u64, now: i64) {
+        let step = now.div_euclid(STEP);
+        let (last, first) = self.at.unwrap_or((step, step));
+        for old in (last + 1..=step).rev().take(SLOTS as usize) {
+            self.slot(old, |s| *s = 0);
+        }
+        self.slot(step.max(last), |s| *s = s.saturating_add(bytes));
+        self.at = Some((step.max(last), first));
+    }
+
+    fn slot(&mut self, step: i64, f: impl FnOnce(&mut u64)) {
+        if let Some(slot) = self.slots.get_mut(step.rem_euclid(SLOTS) as usize) {
+            f(slot);
+        }
+    }
+
+    /// Bytes a second at `now`.
+    pub fn rate(&self, now: i64) -> f64 {
+        let Some((last, first)) = self.at else { return 0.0 };
+        let step = now.div_euclid(STEP);
+        let recent = (step - SLOTS + 1..=step).filter(|s| *s <= last && *s > last - SLOTS);
+        let sum: u64 = recent.filter_map(|s| self.slots.get(s.rem_euclid(SLOTS) as usize)).sum();
+        let since = (step - SLOTS + 1).max(first) * STEP;
+        sum as f64 / ((now - since).max(STEP) as f64 / 1e6)
+    }
 }
 
 impl Books {
@@ -178,15 +223,18 @@ impl Books {
         }
     }
 
-    /// Reckons the rate at which the space fills.
-    pub fn filling(&mut self, now: i64) {
-        let passed = now - self.rate_at;
-        if passed >= 10_000_000 {
-            let rate = self.written.saturating_sub(self.rate_bytes) as f64 * 1e6 / passed as f64;
-            let weight = (passed as f64 / 3e8).min(1.0).max(if self.rate == 0.0 { 1.0 } else { 0.0 });
-            self.rate += (rate - self.rate) * weight;
-            (self.rate_at, self.rate_bytes) = (now, self.written);
+    /// All that was dropped since the directory was made, and all that was refused for good.
+    pub fn ever(&self) -> ([u64; REASONS.len()], u64) {
+        let (mut dropped, dead) = self.earlier;
+        for (sum, reason) in dropped.iter_mut().zip(REASONS) {
+            *sum += self.dropped.get(reason).copied().unwrap_or(0);
         }
+        (dropped, dead + self.dead)
+    }
+
+    /// Whether there is something to report.
+    pub fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
     }
 }
 
@@ -243,8 +291,7 @@ impl Queue {
             *by_rank.entry(id.rank).or_default() += chain.unread;
             let first = chain.segs.values().find(|s| s.unread() > 0);
             if let Some(seg) = first {
-                let synced = seg.standing.summary.last_stamp.synced;
-                let at = self.clock.at_of(&super::Stamp { synced, ..seg.standing.base.stamp });
+                let at = self.clock.at_of(&seg.standing.first_stamp());
                 oldest = Some(oldest.map_or(at, |o| o.min(at)));
             }
         }
@@ -259,8 +306,9 @@ impl Queue {
         let b = &self.books;
         let bytes = if self.disk.is_some() { self.disk_bytes() } else { self.mem_bytes };
         let room = self.limits.max_bytes.saturating_sub(bytes) as f64;
-        let lasts = (!self.up && b.rate > 0.0 && self.disk.is_some())
-            .then(|| Duration::from_secs_f64((room / b.rate).min(1e9)));
+        let fill_rate = b.minute.rate(self.now);
+        let lasts = (fill_rate > 0.0).then(|| Duration::from_secs_f64((room / fill_rate).min(1e9)));
+        let (ever, dead_ever) = b.ever();
         Stats {
             waiting: by_rank.values().sum(),
             bytes,
@@ -272,11 +320,14 @@ impl Queue {
             dead: b.dead,
             replaced: b.replaced,
             dropped: b.dropped.clone(),
+            dropped_ever: REASONS.into_iter().zip(ever).filter(|(_, n)| *n > 0).collect(),
+            dead_ever,
             by_rank,
             unsynced: self.unsynced.len() as u64,
             oldest: oldest.map(|at| duration(self.now.saturating_sub(at))),
             written: b.written,
             segments: self.chains.values().map(|c| c.segs.len() as u64).sum(),
+            per_minute: (fill_rate * 60.0).ceil() as u64,
             lasts,
             next_seq: self.next_seq,
             disk: self.disk_state(),

@@ -40,6 +40,10 @@ pub struct State {
     pub seq_limit: u64,
     /// Tokens below this may have been used.
     pub next_token: u64,
+    /// Records dropped since the directory was made, in the order of [`REASONS`].
+    pub dropped: [u64; REASONS.len()],
+    /// Records that the broker refused for good since then.
+    pub dead: u64,
     /// Losses that were perhaps not reported yet.
     pub gaps: Vec<Gap>,
     /// What is finished.
@@ -54,6 +58,9 @@ impl State {
         out.extend_from_slice(&VERSION.to_le_bytes());
         for v in [self.generation, self.seq_limit, self.next_token] {
             out.extend_from_slice(&v.to_le_bytes());
+        }
+        for v in self.dropped.iter().chain([&self.dead]) {
+            put_varint(&mut out, *v);
         }
         let most = MAX_GAPS + REASONS.len();
         let gaps = self.gaps.get(..most).unwrap_or(&self.gaps);
@@ -108,6 +115,11 @@ impl State {
             return None;
         }
         let (generation, seq_limit, next_token) = (c.u64()?, c.u64()?, c.u64()?);
+        let mut dropped = [0; REASONS.len()];
+        for v in &mut dropped {
+            *v = c.varint()?;
+        }
+        let dead = c.varint()?;
         let mut gaps = Vec::new();
         for _ in 0..c.varint()?.min((MAX_GAPS + REASONS.len()) as u64) {
             let (from, to, count) = (c.varint()?, c.varint()?, c.varint()?);
@@ -125,7 +137,7 @@ impl State {
             }
             finished.push(Finished { chain: Chain { rank, latest: bits & 1 != 0 }, token, gone: bits & 2 != 0, runs });
         }
-        Some(State { generation, seq_limit, next_token, gaps, finished })
+        Some(State { generation, seq_limit, next_token, dropped, dead, gaps, finished })
     }
 
     /// The newer of a state file's two slots, and which slot it lies in.
@@ -212,11 +224,13 @@ mod tests {
                 gone,
                 runs,
             });
-        (any::<(u64, u64, u64)>(), proptest::collection::vec(gap, 0..5), proptest::collection::vec(fin, 0..20))
-            .prop_map(|((generation, seq_limit, next_token), gaps, mut finished)| {
+        let numbers = any::<(u64, u64, u64, [u64; REASONS.len()], u64)>();
+        (numbers, proptest::collection::vec(gap, 0..5), proptest::collection::vec(fin, 0..20)).prop_map(
+            |((generation, seq_limit, next_token, dropped, dead), gaps, mut finished)| {
                 finished.sort_by_key(|f| !f.gone);
-                State { generation, seq_limit, next_token, gaps, finished }
-            })
+                State { generation, seq_limit, next_token, dropped, dead, gaps, finished }
+            },
+        )
     }
 
     proptest! {

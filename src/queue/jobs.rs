@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::cursor::{CUT, Finished, State};
 use super::faults::{Bug, Faults};
 use super::policy::us;
+use super::purge::Drop;
 use super::record::Item;
 use super::segment::Chain;
 use super::work::{Job, SegmentId, Sizes};
@@ -65,8 +66,8 @@ pub(super) struct DiskSide {
     /// The state that is being saved.
     pub saving: Option<State>,
     pub other_bytes: u64,
-    pub drops: VecDeque<(SegmentId, &'static str)>,
-    pub dropping: Option<(SegmentId, &'static str)>,
+    pub drops: VecDeque<(SegmentId, Drop)>,
+    pub dropping: Option<(SegmentId, Drop)>,
     pub obituaries: Vec<(u64, String)>,
     pub burying: Vec<u64>,
     /// Refused records whose line is not on disk yet.
@@ -307,7 +308,9 @@ impl Queue {
         }
         let ahead = if disk.stopping { 0 } else { BLOCK };
         let seq_limit = self.next_seq.saturating_add(ahead);
-        State { generation: disk.generation, seq_limit, next_token: self.next_token, gaps, finished }
+        let (dropped, dead) = self.books.ever();
+        let (generation, next_token) = (disk.generation, self.next_token);
+        State { generation, seq_limit, next_token, dropped, dead, gaps, finished }
     }
 
     /// Looks for what has grown too old or is of no more use.
@@ -322,7 +325,7 @@ impl Queue {
                 && self.clock.at_of(&seg.standing.summary.last_stamp) < oldest
                 && !disk.drops.iter().any(|(d, _)| *d == (*id, *token))
             {
-                disk.drops.push_back(((*id, *token), "expired"));
+                disk.drops.push_back(((*id, *token), "expired".into()));
             }
             for (token, seg) in &chain.segs {
                 if seg.is_finished() && now - seg.written > IDLE {
@@ -344,17 +347,16 @@ impl Queue {
         for id in latest {
             self.compact(id);
         }
-        self.books.filling(now);
     }
 
     fn drop_job(&mut self) -> Option<Job> {
         loop {
             let disk = self.disk.as_mut()?;
-            let (id, reason) = disk.drops.pop_front()?;
+            let (id, what) = disk.drops.pop_front()?;
             let seg = self.chains.get(&id.0).and_then(|c| c.segs.get(&id.1));
             // It may be gone by itself by now.
             if let Some(job) = seg.map(|s| read_job(id, s, 0, true)) {
-                disk.dropping = Some((id, reason));
+                disk.dropping = Some((id, what));
                 return Some(job);
             }
         }
@@ -418,7 +420,7 @@ impl Queue {
             let dropped = match victim {
                 Some((id, token)) if self.may_go(id, least) => {
                     let disk = self.disk.as_mut()?;
-                    disk.drops.push_front(((id, token), "full"));
+                    disk.drops.push_front(((id, token), "full".into()));
                     return self.drop_job();
                 }
                 _ => self.drop_pending(least, excess),

@@ -46,6 +46,7 @@ impl Queue {
     /// Tells what the clocks say at `now`; to be called again when the clock is set, so that the age of what is left
     /// from earlier boots becomes known.
     pub fn set_clock(&mut self, now: Duration, stamp: Stamp) {
+        self.tick(now);
         self.clock.set(us(now), stamp);
     }
 
@@ -104,6 +105,10 @@ impl Queue {
         }
         if chain.latest && !live {
             self.latest.insert(rec.item.lane, token);
+        }
+        if rec.item.keep == Keep::All {
+            let bytes = if self.disk.is_some() { rec.item.body.len() as u64 + super::record::USUAL } else { cost };
+            self.books.minute.add(bytes, now);
         }
         self.mem_bytes += cost;
         let state = self.chains.entry(chain).or_default();

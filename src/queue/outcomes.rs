@@ -8,9 +8,10 @@ use super::chains::{Place, Rec, Seg};
 use super::cursor::State;
 use super::faults::Bug;
 use super::jobs::{Gone, RETRY, Trouble};
+use super::purge::Drop;
 use super::record::Item;
 use super::recover::Recovered;
-use super::segment::{Chain, Summary};
+use super::segment::Summary;
 use super::work::{Done, Failure, Lost, Page, Placed, Report, SegmentId, Standing};
 
 /// A segment whose end is damaged, as the next one's header remembers it.
@@ -50,9 +51,9 @@ impl Queue {
                 true
             }
             Report::Page(id, page) => match self.disk.as_mut().and_then(|d| d.dropping.take()) {
-                Some((dropped, reason)) if dropped == id => {
-                    self.dropped(id, reason, page);
-                    false
+                Some((dropped, what)) if dropped == id => {
+                    self.dropped(id, what, page);
+                    self.books.has_gaps()
                 }
                 _ => {
                     self.page(id, page, now);
@@ -138,6 +139,7 @@ impl Queue {
         let known = found.state.is_some();
         let state = found.state.unwrap_or_default();
         disk.generation = state.generation;
+        self.books.earlier = (state.dropped, state.dead);
         let last_seq = found.segments.iter().filter_map(|s| s.summary.last_seq).max().map_or(0, |s| s + 1);
         // No name is used twice, not even that of a file in which nothing is left.
         let used = found.segments.iter().map(|s| s.summary.last_token.saturating_add(1));
@@ -389,9 +391,19 @@ impl Queue {
         }
     }
 
-    /// A whole segment is dropped: everything in it that is not finished is counted and reported.
-    fn dropped(&mut self, id: SegmentId, reason: &'static str, page: Result<Page, Failure>) {
+    /// A segment is dropped, or what is old of it: what goes and is not finished is counted and reported.
+    fn dropped(&mut self, id: SegmentId, Drop { reason, before }: Drop, page: Result<Page, Failure>) {
         match page {
+            Ok(page) if before.is_some() => {
+                for (index, item) in page.items {
+                    if before.is_some_and(|b| self.clock.at_of(&item.stamp) < b) {
+                        self.drop_one(Place { id, index }, &item, reason);
+                    }
+                }
+                return self.doom_finished();
+            }
+            // Perhaps another time.
+            Err(_) if before.is_some() => return,
             Ok(page) => {
                 self.bad(id, page.bad_bytes);
                 self.lost(id, &page.lost);
@@ -441,21 +453,6 @@ impl Queue {
             Some(_) => self.lose(item.token, reason),
             // Replaced, and counted so, by one that only memory has; a crash could take that one too.
             None => self.books.say_lost(item, reason),
-        }
-    }
-
-    /// Drops everything that waits, at the user's wish; counted as `purged`.
-    pub fn purge(&mut self) {
-        let waiting: Vec<u64> = self.records.keys().filter(|t| !self.out.contains(t)).copied().collect();
-        let refused = |q: &Queue, t: &u64| q.disk.as_ref().is_some_and(|d| d.refused.contains(t));
-        for token in waiting {
-            if !refused(self, &token) {
-                self.lose(token, "purged");
-            }
-        }
-        let ids: Vec<(Chain, u64)> = self.chains.iter().flat_map(|(c, s)| s.segs.keys().map(|t| (*c, *t))).collect();
-        if let Some(disk) = &mut self.disk {
-            disk.drops.extend(ids.into_iter().map(|id| (id, "purged")));
         }
     }
 }

@@ -10,6 +10,8 @@ use super::{Keep, Stamp};
 
 /// Bytes before a record's payload: length with its check, and the CRC.
 pub const HEAD: usize = 8;
+/// Bytes that a usual record takes beside its body.
+pub const USUAL: u64 = 24;
 /// Greatest payload: 22 bits of length.
 pub const MAX_PAYLOAD: usize = (1 << 22) - 1;
 /// Greatest body that is taken in.

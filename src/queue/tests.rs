@@ -5,12 +5,12 @@ use std::path::Path;
 use super::chains::OVERHEAD;
 use super::*;
 
-const T0: Duration = Duration::ZERO;
+pub(super) const T0: Duration = Duration::ZERO;
 
 fn queue(max_bytes: u64, when_full: WhenFull) -> Queue {
     Queue::new(Limits { max_bytes, max_age: Duration::from_secs(60), when_full }, 1)
 }
-fn reading(lane: u64, body: &str) -> Entry {
+pub(super) fn reading(lane: u64, body: &str) -> Entry {
     Entry { reading: true, rank: 1, lane, source: "a".into(), body: body.into(), ..Entry::default() }
 }
 fn drain(q: &mut Queue) -> Vec<String> {
@@ -80,16 +80,16 @@ fn an_old_record_expires_and_is_reported() {
 
 // From here on: on a directory.
 
-fn options(dir: &Path) -> Options {
+pub(super) fn options(dir: &Path) -> Options {
     Options { clock: Stamp { wall: 1_700_000_000_000, mono: 0, boot: 1, synced: true }, ..Options::new(dir) }
 }
 
-fn sec(s: u64) -> Duration {
+pub(super) fn sec(s: u64) -> Duration {
     Duration::from_secs(s)
 }
 
 /// Does all that is to be done at `now`.
-fn work(q: &mut Queue, log: &mut Log, now: Duration) -> Vec<&'static str> {
+pub(super) fn work(q: &mut Queue, log: &mut Log, now: Duration) -> Vec<&'static str> {
     let mut did = Vec::new();
     while let Some(job) = q.next_job(now) {
         did.push(match &job {
@@ -110,7 +110,7 @@ fn work(q: &mut Queue, log: &mut Log, now: Duration) -> Vec<&'static str> {
     did
 }
 
-fn drain_all(q: &mut Queue, log: &mut Log, now: Duration) -> Vec<Out> {
+pub(super) fn drain_all(q: &mut Queue, log: &mut Log, now: Duration) -> Vec<Out> {
     let mut all = Vec::new();
     loop {
         work(q, log, now);
@@ -125,7 +125,7 @@ fn drain_all(q: &mut Queue, log: &mut Log, now: Duration) -> Vec<Out> {
     }
 }
 
-fn bodies(outs: &[Out]) -> Vec<String> {
+pub(super) fn bodies(outs: &[Out]) -> Vec<String> {
     outs.iter().map(|o| String::from_utf8(o.body.clone()).unwrap()).collect()
 }
 
@@ -497,7 +497,7 @@ fn purging_empties_disk_and_memory_and_is_counted() {
     }
     work(&mut q, &mut log, sec(1));
     q.append(reading(1, "young"), sec(1));
-    q.purge();
+    q.purge(Which::default(), sec(1));
     work(&mut q, &mut log, sec(1));
     assert_eq!((q.stats().waiting, q.stats().dropped["purged"], q.stats().segments), (0, 1001, 0));
 }
@@ -595,4 +595,15 @@ fn a_huge_file_with_a_segments_name_is_left_alone() {
     assert!(q.health().words.iter().any(|w| w.contains("larger than any segment")), "{:?}", q.health());
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 40);
     assert_eq!((q.stats().unsynced, q.stats().segments), (0, 1));
+}
+
+#[test]
+fn a_reserve_that_a_power_cut_left_empty_is_filled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(super::log::RESERVE);
+    for left in [0, 100] {
+        std::fs::write(&file, vec![0xff; left]).unwrap();
+        drop(Queue::open(Options::new(dir.path()), T0).unwrap());
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), super::log::RESERVE_BYTES as u64);
+    }
 }

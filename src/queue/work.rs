@@ -123,6 +123,13 @@ pub struct Standing {
     pub cut: bool,
 }
 
+impl Standing {
+    /// The first record's stamp; headers do not say whether the clock was set, the last record does.
+    pub fn first_stamp(&self) -> super::Stamp {
+        super::Stamp { synced: self.summary.last_stamp.synced, ..self.base.stamp }
+    }
+}
+
 /// Records that cannot be read: indices and the sequence numbers between the good neighbours, ends excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {

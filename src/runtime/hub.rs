@@ -21,6 +21,7 @@ use super::Ask;
 use super::health::{self, LinkStatus};
 use super::memory::Memory;
 use super::outbox::{QueueOutbox, queue_stamp};
+use super::requests::LevelTimer;
 use super::systemd;
 
 /// How long devices may take to end.
@@ -76,6 +77,9 @@ pub(super) struct Hub {
     pub sim: Option<SimBoard>,
     pub memory: Memory,
     pub status: LinkStatus,
+    /// Reloads that were asked for.
+    pub wanted: mpsc::Sender<commands::Reply>,
+    pub level_timer: LevelTimer,
     /// `P/bridge/health`.
     pub health_topic: String,
 }
@@ -119,6 +123,8 @@ impl Hub {
                         self.feed(Event::Stop, &mut fx);
                         stopping = Some(answer);
                     }
+                    Ask::Answer(reply, map) => self.reply(&reply, map, &mut fx),
+                    Ask::Say(about) => self.say(about, &mut fx),
                     Ask::End => break,
                 },
             }
@@ -227,6 +233,11 @@ impl Hub {
                         }
                     }
                     Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
+                    Effect::Log(text) => log::info!("{text}"),
+                    Effect::Daemon(request, reply) => {
+                        self.requested(request, reply, fx);
+                        sent = true;
+                    }
                     Effect::Health(reply) => {
                         self.health(reply, fx);
                         sent = true;
@@ -294,13 +305,9 @@ impl Hub {
             (queue.stats(), queue.health().words)
         };
         let devices = self.parts.iter().map(|p| (p.name.as_str(), p.counters.read()));
-        let mut map = health::collect(&now, &stats, &words, &self.status, devices);
+        let map = health::collect(&now, &stats, &words, &self.status, devices);
         if let Some(reply) = reply {
-            if let Some(transaction) = reply.transaction.clone() {
-                map.insert("transaction".into(), transaction);
-            }
-            fx.extend(commands::send_reply(&reply, map, now.mono));
-            return;
+            return self.reply(&reply, map, fx);
         }
         let message = Message {
             topic: self.health_topic.clone(),

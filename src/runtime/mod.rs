@@ -3,10 +3,13 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+pub mod control;
+pub mod figures;
 mod health;
 mod hub;
 mod memory;
 mod outbox;
+mod requests;
 mod state;
 mod supervisor;
 mod systemd;
@@ -14,11 +17,13 @@ mod systemd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
+use crate::engine::commands::Reply;
 use crate::engine::{Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
 use crate::hal::{Board, Level};
@@ -29,7 +34,7 @@ use crate::queue::{OpenError, Queue, Shared, Writer};
 use hub::{Hub, Part};
 use memory::Memory;
 use outbox::QueueOutbox;
-pub use state::{Applied, SAFE_FILE, StateDir, state_of};
+pub use state::{Applied, StateDir, last_applied, queues, state_of};
 
 /// Reports of devices that wait for the hub; a device that finds it full waits itself.
 const REPORTS: usize = 256;
@@ -61,12 +66,14 @@ impl Pins {
 /// A running gateway.
 pub struct Daemon {
     control: mpsc::Sender<Ask>,
+    wanted: mpsc::Receiver<Reply>,
     hub: JoinHandle<()>,
     link: JoinHandle<()>,
     link_handle: LinkHandle,
     farewell: Vec<crate::model::Message>,
     queue: Option<Writer>,
     state: StateDir,
+    _socket: Option<control::Control>,
     memory: Memory,
     #[cfg(test)]
     counters: Vec<Arc<Counters>>,
@@ -80,6 +87,10 @@ pub enum Ask {
     Ping(oneshot::Sender<()>),
     /// Outputs take `on_stop`; it answers when they have, and goes on carrying.
     StopOutputs(oneshot::Sender<()>),
+    /// A request is answered.
+    Answer(Reply, Map<String, Json>),
+    /// Something is said on `bridge/event`.
+    Say(Json),
     /// Devices end, the hub ends.
     End,
 }
@@ -130,6 +141,14 @@ impl Daemon {
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan));
+        let desk = figures::Desk {
+            queue: shared.clone(),
+            dir: plan.queue.dir.clone(),
+            clock: clock.clone(),
+            run,
+            outbox: outbox.clone(),
+        };
+        let socket = control::start(state.path(), desk);
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
         let farewell = plan.link.will.clone().into_iter().collect();
@@ -164,6 +183,10 @@ impl Daemon {
             abnormal,
         };
         let engine = Engine::new(setup, &clock.now());
+        for port in plan.ports {
+            // it ends with the last device on it
+            tokio::spawn(supervisor::keep(port));
+        }
         let mut parts = Vec::new();
         for device in plan.devices {
             let (order_tx, orders) = mpsc::channel(ORDERS);
@@ -186,6 +209,7 @@ impl Daemon {
         #[cfg(test)]
         let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
+        let (wanted_tx, wanted) = mpsc::channel(1);
         let hub = Hub {
             engine,
             clock,
@@ -197,6 +221,8 @@ impl Daemon {
             sim: pins.sim,
             memory: memory.clone(),
             status: health::LinkStatus::default(),
+            wanted: wanted_tx,
+            level_timer: Default::default(),
             health_topic,
         };
         let hub = tokio::spawn(hub.run(hub::Ears {
@@ -209,12 +235,14 @@ impl Daemon {
         systemd::start(control.clone());
         Ok(Daemon {
             control,
+            wanted,
             hub,
             link,
             link_handle,
             farewell,
             queue: Some(writer),
             state,
+            _socket: socket,
             memory,
             #[cfg(test)]
             counters,

@@ -218,6 +218,11 @@ impl House {
                 let value = value.as_ref().map_or("-".to_owned(), Json::to_string);
                 format!("remember {key} {value}{}", if *urgent { " urgent" } else { "" })
             }
+            Effect::Log(text) => format!("log {text}"),
+            Effect::Daemon(request, reply) => {
+                let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
+                format!("daemon {request:?} to {}{transaction}", reply.topic.as_deref().unwrap_or("nobody"))
+            }
             Effect::Health(None) => "health".into(),
             Effect::Health(Some(reply)) => {
                 let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
