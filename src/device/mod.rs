@@ -7,6 +7,7 @@
 mod digital_in;
 mod digital_out;
 mod input;
+mod modbus;
 mod serial;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, modbus::KIND, serial::KIND];
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -254,6 +255,7 @@ pub struct Counters {
     pub missed: AtomicU64,
     /// See [`DeviceCounters`].
     pub late: AtomicU64,
+    /// See [`DeviceCounters`].
     pub edges: AtomicU64,
     /// See [`DeviceCounters`].
     pub lost_edges: AtomicU64,
