@@ -26,13 +26,11 @@ pub enum Level {
 const LATER: &[(Level, &[&str])] = &[
     (
         Level::File,
-        &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
+        &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
     (Level::Kind, &["counter", "encoder", "pwm", "servo", "modbus", "system"]),
-    (Level::Device, &["gestures", "group", "requires", "offline_after", "poll", "commands", "alarm"]),
-    (Level::Point, &["alarm"]),
-    (Level::Filter, &["calibrate", "timeout", "expression"]),
+    (Level::Device, &["gestures", "group", "requires", "offline_after", "poll", "commands"]),
 ];
 
 /// The same for words of a list of words, by key.

@@ -4,7 +4,7 @@
 //! `offline` and waits for the node to come back.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
@@ -19,7 +19,7 @@ use crate::codec::{
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
 use crate::hal::port::{self, PortKind, PortSpec};
-use crate::model::{Action, Problem, Quality, Value};
+use crate::model::{Action, Frame, Problem, Quality, Value};
 
 use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, Order, PointDraft, Task};
 
@@ -152,11 +152,13 @@ fn says_number(field: &FieldKeys) -> bool {
 }
 
 /// One reading that a push of bytes gave.
-type Got = (usize, Value, Quality);
+type Got = (usize, Value, Quality, Frame);
 
 /// What a push of bytes gave, beside the readings.
 #[derive(Default)]
 struct Tally {
+    /// Whether anybody reads other fields than the points.
+    wants_fields: bool,
     frames: u64,
     bad: u64,
     dropped: u64,
@@ -168,11 +170,18 @@ struct Tally {
 impl Tally {
     fn note(&mut self, output: Output<'_>, got: &mut Vec<Got>) {
         match output {
-            Output::Frame { readings, .. } => {
+            Output::Frame { readings, fields, .. } => {
                 self.frames += 1;
-                got.extend(
-                    readings.drain(..).map(|d| (d.point, d.value, if d.bad { Quality::Bad } else { Quality::Good })),
-                );
+                let fields = self.wants_fields.then(|| {
+                    let mut list = Vec::new();
+                    fields.each(&mut |name, value| list.push((name.to_owned(), value)));
+                    Arc::new(list)
+                });
+                let last = readings.len().saturating_sub(1);
+                got.extend(readings.drain(..).enumerate().map(|(i, d)| {
+                    let quality = if d.bad { Quality::Bad } else { Quality::Good };
+                    (d.point, d.value, quality, Frame { fields: fields.clone(), more: i < last })
+                }));
             }
             Output::NotOurs(_) => self.frames += 1,
             Output::Rejected { reason, bytes, .. } => {
@@ -218,7 +227,7 @@ impl Driver for Serial {
             cx.online().await;
             let mut buffer = vec![0; READ];
             let mut got: Vec<Got> = Vec::new();
-            let mut tally = Tally::default();
+            let mut tally = Tally { wants_fields: cx.wants_fields, ..Tally::default() };
             // when a silence will mean something to the framing
             let mut idle: Option<Instant> = None;
             loop {
@@ -257,8 +266,8 @@ impl Driver for Serial {
                     },
                 }
                 tally.settle(cx);
-                for (point, value, quality) in got.drain(..) {
-                    cx.reading(point, value, quality, at).await;
+                for (point, value, quality, frame) in got.drain(..) {
+                    cx.reading_of(point, value, quality, at, frame).await;
                 }
             }
         })
