@@ -29,8 +29,8 @@ const LATER: &[(Level, &[&str])] = &[
         &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["counter", "encoder", "pwm", "servo", "modbus", "system"]),
-    (Level::Device, &["gestures", "group", "requires", "offline_after", "poll", "commands"]),
+    (Level::Kind, &["counter", "encoder", "pwm", "servo", "system"]),
+    (Level::Device, &["requires"]),
 ];
 
 /// The same for words of a list of words, by key.

@@ -8,6 +8,7 @@ mod computed;
 mod digital_in;
 mod digital_out;
 mod input;
+mod modbus;
 mod serial;
 
 use std::collections::BTreeMap;
@@ -40,7 +41,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, modbus::KIND, serial::KIND];
 
 /// The task of a device that is computed by the engine.
 pub fn computed() -> Box<dyn Driver> {
@@ -260,6 +261,7 @@ pub struct Counters {
     pub missed: AtomicU64,
     /// See [`DeviceCounters`].
     pub late: AtomicU64,
+    /// See [`DeviceCounters`].
     pub edges: AtomicU64,
     /// See [`DeviceCounters`].
     pub lost_edges: AtomicU64,
@@ -367,12 +369,17 @@ pub struct Context {
     pub counters: Arc<Counters>,
     /// To the hub; bounded, so that a flood slows its own device only.
     pub up: mpsc::Sender<Report>,
+    /// To the hub, for answers: it is heard also while devices are held back. An output has no other way, so that what it
+    /// says stays in order.
+    pub answers: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
     /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
     pub start_safe: bool,
     /// Whether anybody reads other fields of its frames than the points themselves.
     pub wants_fields: bool,
+    /// The output was ours a moment ago, before a reload: it begins as it is.
+    pub start_kept: bool,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -425,7 +432,7 @@ impl Context {
         if result.is_err() {
             Counters::add(&self.counters.errors, 1);
         }
-        let _ = self.up.send(Report::Acted(ticket, result)).await;
+        let _ = self.answers.send(Report::Acted(ticket, result)).await;
     }
 }
 
@@ -472,10 +479,12 @@ pub(crate) mod testing {
                 board,
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
+                answers: up.clone(),
                 up,
                 orders: from_hub,
                 start_safe: false,
                 wants_fields: false,
+                start_kept: false,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }

@@ -65,7 +65,12 @@ impl QueueOutbox {
         self.others.notify_waiters();
     }
 
-    /// Until the queue's thread has done something after this call.
+    /// Whether nothing waits.
+    pub(super) fn idle(&self) -> bool {
+        self.queue.lock().stats().waiting == 0
+    }
+
+    /// Until the queue's thread or the broker has done something after this call.
     pub(super) fn stirred(&self) -> Notified<'_> {
         self.others.notified()
     }
@@ -143,6 +148,7 @@ impl Outbox for QueueOutbox {
     fn done(&self, token: u64) {
         let mut queue = self.queue.lock();
         queue.done(token);
+        self.others.notify_waiters();
         if self.holding.load(Ordering::Relaxed) && !queue.pressed() {
             self.hub.notify_one();
         }
