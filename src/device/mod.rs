@@ -4,6 +4,7 @@
 //! place. It gives a [`Built`]: points, verbs, limits, and a [`Driver`], the task that will run. A driver ends with an
 //! error when its hardware fails; the supervisor says `offline`, waits and runs it again.
 
+mod computed;
 mod counter;
 mod digital_in;
 mod digital_out;
@@ -29,7 +30,7 @@ use crate::hal::bus::{self, Bus};
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Action, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
     Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
@@ -43,6 +44,11 @@ pub struct Kind {
 
 /// The list.
 pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
+
+/// The task of a device that is computed by the engine.
+pub fn computed() -> Box<dyn Driver> {
+    Box::new(computed::Computed)
+}
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -307,6 +313,8 @@ pub enum Report {
         quality: Quality,
         /// When.
         taken: Stamp,
+        /// What came with it.
+        frame: Frame,
     },
     /// It works, or no longer.
     Status(DeviceId, DeviceStatus),
@@ -370,6 +378,8 @@ pub struct Context {
     pub orders: mpsc::Receiver<Order>,
     /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
     pub start_safe: bool,
+    /// Whether anybody reads other fields of its frames than the points themselves.
+    pub wants_fields: bool,
     /// The output was ours a moment ago, before a reload: it begins as it is.
     pub start_kept: bool,
     /// What it asked to have kept, by its own keys; of the runs before at first.
@@ -402,10 +412,14 @@ impl Context {
     }
     /// Hands a reading over. Waits while the hub is behind.
     pub async fn reading(&self, point: usize, value: Value, quality: Quality, at: Instant) {
+        self.reading_of(point, value, quality, at, Frame::default()).await;
+    }
+    /// Hands over a reading that stood in a frame with others.
+    pub async fn reading_of(&self, point: usize, value: Value, quality: Quality, at: Instant, frame: Frame) {
         let Some(point) = self.points.get(point).copied() else { return };
         Counters::add(&self.counters.readings, 1);
         let taken = self.clock.stamp(at);
-        let _ = self.up.send(Report::Reading { point, value, quality, taken }).await;
+        let _ = self.up.send(Report::Reading { point, value, quality, taken, frame }).await;
     }
     /// Says that it works.
     pub async fn online(&self) {
@@ -471,6 +485,7 @@ pub(crate) mod testing {
                 up,
                 orders: from_hub,
                 start_safe: false,
+                wants_fields: false,
                 start_kept: false,
                 memory: BTreeMap::new(),
             };

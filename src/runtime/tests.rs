@@ -88,6 +88,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         devices,
         points: plan.points,
         chains: plan.chains,
+        logic: Default::default(),
         info: Default::default(),
         memory: Default::default(),
         boot: Default::default(),
@@ -132,6 +133,7 @@ async fn an_answer_is_heard_while_devices_are_held_back() {
         value: Value::Bool(on),
         quality: Default::default(),
         taken: Default::default(),
+        frame: Default::default(),
     };
     // outputs are heard on the way of the answers
     hands.answers.send(reading(0, false)).await.unwrap();
