@@ -44,6 +44,10 @@ bench:
 bench-daemon:
     cargo bench --bench daemon
 
+# Simulated power cuts of the queue, optimised; a million takes minutes: just crash-states 100000000.
+crash-states n="1000000":
+    QUEUE_CRASH_STATES={{n}} .ci/crash-states.sh
+
 # Licences, sources, bans and advisories (fetches the advisory database).
 deny:
     cargo deny check
