@@ -81,7 +81,7 @@ pub(super) struct DiskSide {
     /// What is read for the sake of live records.
     pub fetching: Option<SegmentId>,
     pub obituaries: Vec<(u64, String)>,
-    pub burying: Vec<u64>,
+    pub burying: Vec<(u64, String)>,
     /// Refused records whose line is not on disk yet.
     pub refused: BTreeSet<u64>,
     pub looked_at: i64,
@@ -218,7 +218,10 @@ impl Queue {
             return Some(Job::Recover);
         }
         if disk.stopping {
-            let upkeep = |q: &mut Queue| if q.disk.as_ref()?.gone.is_empty() { None } else { q.upkeep(now) };
+            let upkeep = |q: &mut Queue| {
+                let nothing = q.disk.as_ref().is_none_or(|d| d.gone.is_empty() && d.obituaries.is_empty());
+                if nothing { None } else { q.upkeep(now) }
+            };
             let job = self.drop_job().or_else(|| upkeep(self)).or_else(|| self.commit(now));
             return job.or_else(|| {
                 self.disk.as_mut()?.last_save = true;
@@ -267,8 +270,8 @@ impl Queue {
         if disk.obituaries.is_empty() {
             return None;
         }
-        let (tokens, lines) = std::mem::take(&mut disk.obituaries).into_iter().unzip();
-        disk.burying = tokens;
+        disk.burying = std::mem::take(&mut disk.obituaries);
+        let lines = disk.burying.iter().map(|(_, line)| line.clone()).collect();
         Some(Job::Bury(lines))
     }
 

@@ -323,7 +323,6 @@ impl Queue {
         let now = self.tick(now);
         let Some(rec) = self.records.get(&token).filter(|_| self.out.contains(&token)) else { return };
         let line = super::books::obituary(&rec.item, &self.clock.stamp(now), text);
-        self.books.dead += 1;
         match &mut self.disk {
             // It stays where it is until the line is on disk.
             Some(disk) if disk.obituaries.len() < super::jobs::MAX_OBITUARIES => {
@@ -331,8 +330,11 @@ impl Queue {
                 self.out.remove(&token);
                 disk.refused.insert(token);
             }
-            _ => drop(self.forget(token)),
+            // The disk does not take them: what cannot be kept is lost, and said to be.
+            Some(_) => return self.lose(token, "full"),
+            None => drop(self.forget(token)),
         }
+        self.books.dead += 1;
     }
 
     /// The link is up: from now on `keep` does not matter.

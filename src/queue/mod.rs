@@ -310,4 +310,6 @@ pub struct Queue {
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
+mod mishap_tests;
+#[cfg(test)]
 mod tests;

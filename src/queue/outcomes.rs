@@ -76,14 +76,16 @@ impl Queue {
                 false
             }
             Report::Buried(result) => {
-                let tokens = self.disk.as_mut().map(|d| std::mem::take(&mut d.burying)).unwrap_or_default();
-                for token in tokens {
+                let mut buried = self.disk.as_mut().map(|d| std::mem::take(&mut d.burying)).unwrap_or_default();
+                if result.is_err()
+                    && let Some(disk) = &mut self.disk
+                {
+                    buried.append(&mut disk.obituaries);
+                    disk.obituaries = std::mem::take(&mut buried);
+                }
+                for (token, _) in buried {
                     if let Some(disk) = &mut self.disk {
                         disk.refused.remove(&token);
-                    }
-                    if let (Some(rec), Err(_)) = (self.records.get(&token), &result) {
-                        let what = format!("a message of {} was refused and could not be kept", rec.item.source);
-                        self.books.say(what);
                     }
                     self.forget(token);
                 }
@@ -151,11 +153,15 @@ impl Queue {
         let last_token = used.max().unwrap_or(0).max(found.next_token);
         self.next_token = self.next_token.max(state.next_token).max(last_token);
         self.next_seq = self.next_seq.max(last_seq);
+        let seconds = (self.clock.stamp(now).wall / 1000).max(0) as u64;
+        if found.unread {
+            // Beyond whatever it holds, or a later start that can read it takes the one for a copy of the other.
+            self.next_token = self.next_token.max(seconds << 24);
+        }
         if known && !reuse {
             self.next_seq = self.next_seq.max(state.seq_limit);
         } else if !known && !fresh {
             // Which numbers were used is lost with the state: only this moment's are certain to be new.
-            let seconds = (self.clock.stamp(now).wall / 1000).max(0) as u64;
             self.next_seq = self.next_seq.max(last_seq + super::jobs::BLOCK).max(seconds.saturating_mul(1_000_000));
             self.books.say("the queue's state was lost; what was delivered lately is sent again".into());
         }

@@ -35,6 +35,8 @@ pub struct Recovered {
     pub unreadable: Vec<SegmentId>,
     /// Files that are not ours to read, left alone: what they are, for people.
     pub foreign: Vec<String>,
+    /// Among them are segments: how far the tokens in them go is not known.
+    pub unread: bool,
 }
 
 /// Takes the directory and looks through it.
@@ -50,6 +52,7 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     let mut files = log.disk.list().map_err(listed)?;
     files.sort();
     let mut segments = Vec::new();
+    let reserved = files.iter().find(|(name, _)| name == RESERVE).map(|(_, len)| *len);
     for (name, len) in files {
         match segment::parse_name(&name) {
             Some(id) => segments.push((id, name, len)),
@@ -73,14 +76,16 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
         let Some((id, name, len)) = segments.get(i) else { continue };
         if *len > MAX_FILE {
             found.foreign.push(format!("{name} is larger than any segment; left alone"));
+            found.unread = true;
             continue;
         }
         let last = segments.get(i + 1).is_none_or(|next| next.0.0 != id.0);
         if let Err(e) = look(log, &mut found, *id, name, *len, last) {
             found.foreign.push(format!("cannot read {name}, left alone: {e}"));
+            found.unread = true;
         }
     }
-    reserve(log);
+    reserve(log, reserved);
     Ok(found)
 }
 
@@ -140,6 +145,7 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
     let (header, known, bytes) = seen?;
     if let Header::Version(v) = header {
         found.foreign.push(format!("{name} has version {v} of the format, which this pinpost cannot read; left alone"));
+        found.unread = true;
         return Ok(());
     }
     let cut = found.state.as_ref().and_then(|s| s.cut(id));
@@ -239,8 +245,16 @@ fn close_older(log: &mut Log, chain: Chain, active: Active) {
     }
 }
 
-/// Puts some space by; without it everything works but a full copy-on-write file system.
-fn reserve(log: &mut Log) {
+/// Puts some space by; without it everything works but a full copy-on-write file system. `there`: its present length.
+fn reserve(log: &mut Log, there: Option<u64>) {
+    if let Some(len) = there {
+        if len == RESERVE_BYTES as u64 {
+            return;
+        }
+        // A power cut left the name without the space.
+        log.aside.bytes = log.aside.bytes.saturating_sub(len);
+        let _ = log.disk.remove(RESERVE);
+    }
     let Ok(file) = log.disk.create(RESERVE) else { return };
     let put = write_all(&mut *log.disk, file, 0, &[0xff; RESERVE_BYTES]);
     log.disk.close(file);

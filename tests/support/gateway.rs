@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -348,8 +348,21 @@ impl Pty {
         self.master = None;
     }
 
+    /// The far end, for an instrument that runs by itself.
+    pub fn master(&self) -> fs::File {
+        self.master.as_ref().unwrap().try_clone().unwrap()
+    }
+
     pub fn write(&mut self, bytes: &[u8]) {
         self.master.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    /// Whether there is room for a few hundred bytes: whoever reads the other end has kept up. Waits at most so long.
+    pub fn has_room(&self, at_most: Duration) -> bool {
+        let master = self.master.as_ref().unwrap();
+        let mut fds = [nix::poll::PollFd::new(master.as_fd(), nix::poll::PollFlags::POLLOUT)];
+        let timeout = nix::poll::PollTimeout::try_from(at_most).unwrap();
+        nix::poll::poll(&mut fds, timeout).unwrap() == 1
     }
 
     /// So many bytes that the daemon has written.
