@@ -5,7 +5,6 @@
 //! `OUTAGE_READINGS` (default 60,000; a week at ten a second is 6,048,000) and `OUTAGE_PROGRAM` (default: the program
 //! of this build; `just week` and CI give the release's, which is what the figures are promised for).
 
-#[allow(dead_code, reason = "shared with the daemon's tests")]
 mod support;
 
 use std::collections::BTreeMap;
