@@ -13,7 +13,15 @@ use super::{Failure, exit};
 
 /// A file, judged on this machine, its pins too.
 pub fn check(path: &Path, when: When, simulate: bool) -> Checked {
-    let mut checked = read(path, when, simulate);
+    match config::read(path) {
+        Ok(bytes) => check_of(&bytes, path, when, simulate),
+        Err(problem) => Checked { plan: None, problems: vec![*problem], text: String::new() },
+    }
+}
+
+/// What was read from a file, judged on this machine, its pins too.
+pub fn check_of(bytes: &[u8], path: &Path, when: When, simulate: bool) -> Checked {
+    let mut checked = resolve(bytes, path, when, simulate);
     if let Some(board) = boards::here().filter(|_| !simulate) {
         checked.judge(board, &device_tree::taken());
     }
@@ -22,19 +30,20 @@ pub fn check(path: &Path, when: When, simulate: bool) -> Checked {
 
 /// A file, its pins judged as those of another board.
 pub fn check_for(path: &Path, board: &BoardTable) -> Checked {
-    let mut checked = read(path, When::Check, false);
-    checked.judge(board, &[]);
-    checked
+    match config::read(path) {
+        Ok(bytes) => {
+            let mut checked = resolve(&bytes, path, When::Check, false);
+            checked.judge(board, &[]);
+            checked
+        }
+        Err(problem) => Checked { plan: None, problems: vec![*problem], text: String::new() },
+    }
 }
 
-fn read(path: &Path, when: When, simulate: bool) -> Checked {
-    let bytes = match config::read(path) {
-        Ok(bytes) => bytes,
-        Err(problem) => return Checked { plan: None, problems: vec![*problem], text: String::new() },
-    };
+fn resolve(bytes: &[u8], path: &Path, when: When, simulate: bool) -> Checked {
     let host = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_else(|| "pinpost".into());
     plan::check(
-        &bytes,
+        bytes,
         &Ask {
             env: &|name| std::env::var(name).ok(),
             base: path.parent().unwrap_or(Path::new("")),
@@ -71,12 +80,30 @@ pub fn plan_quietly(path: &Path) -> Result<Plan, Failure> {
 
 /// A plan that can run, or everything that is wrong, said, and the exit code for it.
 pub fn plan(path: &Path, when: When, simulate: bool) -> Result<Plan, Failure> {
-    let Checked { plan, problems, text } = check(path, when, simulate);
-    show(&problems, path, &text);
-    plan.ok_or_else(|| {
-        let count = problems.iter().filter(|p| !p.warning).count();
-        let what = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
-        say(&format!("pinpost: {what} in {}; nothing was started", path.display()));
-        Failure::silent(exit::CONFIG)
-    })
+    plan_of(&read(path)?, path, when, simulate)
+}
+
+/// A file's bytes, or why there are none, said, and the exit code for it.
+pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    config::read(path).map_err(|problem| refused(&[*problem], path, ""))
+}
+
+/// The same of what was read from a file.
+pub fn plan_of(bytes: &[u8], path: &Path, when: When, simulate: bool) -> Result<Plan, Failure> {
+    let Checked { plan, problems, text } = check_of(bytes, path, when, simulate);
+    match plan {
+        Some(plan) => {
+            show(&problems, path, &text);
+            Ok(plan)
+        }
+        None => Err(refused(&problems, path, &text)),
+    }
+}
+
+fn refused(problems: &[Problem], path: &Path, text: &str) -> Failure {
+    show(problems, path, text);
+    let count = problems.iter().filter(|p| !p.warning).count();
+    let what = if count == 1 { "1 error".to_owned() } else { format!("{count} errors") };
+    say(&format!("pinpost: {what} in {}; nothing was started", path.display()));
+    Failure::silent(exit::CONFIG)
 }

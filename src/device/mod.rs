@@ -4,9 +4,12 @@
 //! place. It gives a [`Built`]: points, verbs, limits, and a [`Driver`], the task that will run. A driver ends with an
 //! error when its hardware fails; the supervisor says `offline`, waits and runs it again.
 
+mod counter;
 mod digital_in;
 mod digital_out;
+mod encoder;
 mod input;
+mod modbus;
 mod serial;
 
 use std::collections::BTreeMap;
@@ -39,7 +42,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -254,6 +257,7 @@ pub struct Counters {
     pub missed: AtomicU64,
     /// See [`DeviceCounters`].
     pub late: AtomicU64,
+    /// See [`DeviceCounters`].
     pub edges: AtomicU64,
     /// See [`DeviceCounters`].
     pub lost_edges: AtomicU64,
@@ -359,10 +363,15 @@ pub struct Context {
     pub counters: Arc<Counters>,
     /// To the hub; bounded, so that a flood slows its own device only.
     pub up: mpsc::Sender<Report>,
+    /// To the hub, for answers: it is heard also while devices are held back. An output has no other way, so that what it
+    /// says stays in order.
+    pub answers: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
     /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
     pub start_safe: bool,
+    /// The output was ours a moment ago, before a reload: it begins as it is.
+    pub start_kept: bool,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -411,7 +420,7 @@ impl Context {
         if result.is_err() {
             Counters::add(&self.counters.errors, 1);
         }
-        let _ = self.up.send(Report::Acted(ticket, result)).await;
+        let _ = self.answers.send(Report::Acted(ticket, result)).await;
     }
 }
 
@@ -458,9 +467,11 @@ pub(crate) mod testing {
                 board,
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
+                answers: up.clone(),
                 up,
                 orders: from_hub,
                 start_safe: false,
+                start_kept: false,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }

@@ -60,8 +60,8 @@ pub enum Event {
     Wake,
     /// Something to be said on `bridge/event`.
     Say(serde_json::Value),
-    /// The daemon stops in order: outputs take their `on_stop`.
-    Stop,
+    /// The daemon stops in order: outputs take their `on_stop`, but not these, which the next one takes over at once.
+    Stop(Vec<DeviceId>),
 }
 
 /// What is to be done about it.
@@ -194,9 +194,9 @@ impl Engine {
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
             Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
-            Event::Stop => {
+            Event::Stop(keep) => {
                 self.stopping = true;
-                let writes = self.outputs.stop(now.mono);
+                let writes = self.outputs.stop(&keep, now.mono);
                 self.force(writes, false, now, fx);
             }
         }

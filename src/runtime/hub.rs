@@ -29,7 +29,7 @@ const END_DEVICES: Duration = Duration::from_secs(1);
 
 /// How long devices are held back at a time while the queue's memory is nearly full. It ends early when the queue has
 /// made room, and a dead end (a broker that takes nothing) costs a flooding device its speed, not the daemon its life.
-const HOLD: Duration = Duration::from_millis(250);
+pub(super) const HOLD: Duration = Duration::from_millis(250);
 
 /// Reports that are taken in one go, so that a flood does not starve the rest.
 const BATCH: usize = 64;
@@ -58,6 +58,8 @@ pub(super) fn key_of(device: &str, key: &str) -> String {
 /// What the hub listens to.
 pub(super) struct Ears {
     pub reports: mpsc::Receiver<Report>,
+    /// Answers, and all that outputs say: never held back.
+    pub answers: mpsc::Receiver<Report>,
     pub link: mpsc::Receiver<LinkEvent>,
     pub levels: mpsc::UnboundedReceiver<(u8, bool)>,
     pub asks: mpsc::Receiver<Ask>,
@@ -69,7 +71,6 @@ pub(super) struct Ears {
 pub(super) struct Hub {
     pub engine: Engine,
     pub clock: Arc<Clock>,
-    pub run: u64,
     pub queue: Shared,
     pub outbox: Arc<QueueOutbox>,
     pub link: LinkHandle,
@@ -89,11 +90,11 @@ impl Hub {
         let mut reports = Vec::with_capacity(BATCH);
         let mut fx = Vec::new();
         let mut stopping: Option<oneshot::Sender<()>> = None;
-        let (mut link_open, mut devices_open) = (true, true);
+        let (mut link_open, mut devices_open, mut answers_open) = (true, true, true);
         // a full queue holds the devices back, and they their ports
         let mut held: Option<Instant> = None;
         loop {
-            // at a stop nobody is held back: among the reports are the outputs' answers
+            // at a stop nobody is held back: what was said is to be queued
             let pressed = stopping.is_none() && self.outbox.pressed();
             held = if pressed { held.or_else(|| Some(Instant::now() + HOLD)) } else { None };
             let hold = held.filter(|until| *until > Instant::now());
@@ -103,10 +104,18 @@ impl Hub {
                     // none: there are no devices, or all have ended
                     devices_open = n > 0;
                     held = None;
+                    // an answer was given before the device said anything else
+                    while let Ok(answer) = ears.answers.try_recv() {
+                        self.report(answer, &mut fx);
+                    }
                     for report in reports.drain(..) {
                         self.report(report, &mut fx);
                     }
                 }
+                answer = ears.answers.recv(), if answers_open => match answer {
+                    Some(answer) => self.report(answer, &mut fx),
+                    None => answers_open = false,
+                },
                 event = ears.link.recv(), if link_open => match event {
                     Some(event) => self.link_event(event, &mut fx),
                     None => link_open = false,
@@ -119,8 +128,8 @@ impl Hub {
                 }
                 Some(ask) = ears.asks.recv() => match ask {
                     Ask::Ping(answer) => drop(answer.send(())),
-                    Ask::StopOutputs(answer) => {
-                        self.feed(Event::Stop, &mut fx);
+                    Ask::StopOutputs(keep, answer) => {
+                        self.feed(Event::Stop(keep), &mut fx);
                         stopping = Some(answer);
                     }
                     Ask::Answer(reply, map) => self.reply(&reply, map, &mut fx),
@@ -136,17 +145,22 @@ impl Hub {
                 let _ = answer.send(());
             }
         }
-        self.end(ears.reports).await;
+        self.end(ears.reports, ears.answers).await;
     }
 
     /// Devices end when their channel closes, and what they still have to say is queued. One that does not end is
     /// named.
-    async fn end(mut self, mut reports: mpsc::Receiver<Report>) {
+    async fn end(mut self, mut reports: mpsc::Receiver<Report>, mut answers: mpsc::Receiver<Report>) {
         let tasks: Vec<_> = self.parts.iter_mut().map(Part::dismiss).collect();
         let mut fx = Vec::new();
-        // every device holds a sender: the channel ends with the last of them
+        // every device holds senders: the channels end with the last of them
         let last_words = async {
-            while let Some(report) = reports.recv().await {
+            loop {
+                let report = tokio::select! {
+                    Some(report) = reports.recv() => report,
+                    Some(answer) = answers.recv() => answer,
+                    else => break,
+                };
                 self.report(report, &mut fx);
                 self.carry(&mut fx);
             }
@@ -262,7 +276,7 @@ impl Hub {
     }
 
     fn send(&mut self, outgoing: Outgoing) {
-        let now = self.clock.now();
+        let (now, epoch) = (self.clock.now(), self.clock.epoch());
         let entry = queue::Entry {
             reading: outgoing.reading,
             rank: outgoing.priority as u8,
@@ -274,11 +288,14 @@ impl Hub {
             },
             in_order: outgoing.retain,
             expires: outgoing.expires.map(|m| m.0),
-            stamp: queue_stamp(&outgoing.taken.unwrap_or_else(|| now.stamp()), self.run),
+            stamp: queue_stamp(&outgoing.taken.unwrap_or_else(|| now.stamp()), epoch),
             source: outgoing.source,
             body: outgoing.record.encode(),
         };
-        self.queue.lock().append(entry, now.mono.0);
+        let mut queue = self.queue.lock();
+        // The queue learns of a clock that was set.
+        queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), epoch));
+        queue.append(entry, now.mono.0);
     }
 
     /// Tells of readings that were lost, and of a memory that cannot keep what it is told.
@@ -297,8 +314,7 @@ impl Hub {
 
     fn health(&mut self, reply: Option<commands::Reply>, fx: &mut Vec<Effect>) {
         let now = self.clock.now();
-        // the queue learns of a clock that was set
-        let stamp = queue_stamp(&now.stamp(), self.run);
+        let stamp = queue_stamp(&now.stamp(), self.clock.epoch());
         let (stats, words) = {
             let mut queue = self.queue.lock();
             queue.set_clock(now.mono.0, stamp);

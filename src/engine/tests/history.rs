@@ -96,7 +96,10 @@ impl House {
             }
             "up" => Event::LinkUp,
             "down" => Event::LinkDown,
-            "stop" => Event::Stop,
+            "stop" => {
+                let keep = rest.strip_prefix("but ").map(|names| names.split(' ').map(|n| self.device(n)).collect());
+                Event::Stop(keep.unwrap_or_default())
+            }
             "online" => Event::Device(self.device(rest), DeviceStatus::Online),
             "offline" => {
                 let (name, why) = rest.split_once(' ').unwrap();
