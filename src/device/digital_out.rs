@@ -222,6 +222,7 @@ impl Driver for DigitalOut {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
             let start = match self.initial {
+                _ if std::mem::take(&mut cx.start_kept) => Start::Keep,
                 _ if cx.start_safe => Start::At(self.level(self.safe)),
                 StateKey::Off => Start::At(self.level(false)),
                 StateKey::On => Start::At(self.level(true)),

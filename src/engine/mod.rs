@@ -9,6 +9,7 @@ pub mod commands;
 pub mod filters;
 pub mod outputs;
 pub mod points;
+pub mod requests;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -57,8 +58,10 @@ pub enum Event {
     Problem(String),
     /// The time given by [`Engine::next_wake`] has come.
     Wake,
-    /// The daemon stops in order: outputs take their `on_stop`.
-    Stop,
+    /// Something to be said on `bridge/event`.
+    Say(serde_json::Value),
+    /// The daemon stops in order: outputs take their `on_stop`, but not these, which the next one takes over at once.
+    Stop(Vec<DeviceId>),
 }
 
 /// What is to be done about it.
@@ -83,6 +86,10 @@ pub enum Effect {
     },
     /// `bridge/health` is to be collected and sent; with a topic, an answer is wanted there as well.
     Health(Option<commands::Reply>),
+    /// Something is asked of the daemon itself; it answers.
+    Daemon(requests::Request, commands::Reply),
+    /// For the log: an output was moved though nobody wished it now.
+    Log(String),
 }
 
 /// A message on its way to the queue.
@@ -185,10 +192,11 @@ impl Engine {
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
             Event::Gap(gap) => self.bridge.gap(&self.topics, &gap, now, fx),
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
+            Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
-            Event::Stop => {
+            Event::Stop(keep) => {
                 self.stopping = true;
-                let writes = self.outputs.stop(now.mono);
+                let writes = self.outputs.stop(&keep, now.mono);
                 self.force(writes, false, now, fx);
             }
         }
@@ -259,6 +267,8 @@ impl Engine {
             if tell {
                 self.bridge.limit(&self.topics, self.device_name(write.device), write.on, &write.reason, now, fx);
             }
+            let to = if write.on { "on" } else { "off" };
+            fx.push(Effect::Log(format!("{} goes {to}: {}", self.device_name(write.device), write.reason)));
             let ticket = self.commands.forced(write.device, now.mono);
             fx.push(Effect::Act(write.device, ticket, Action::Set(Value::Bool(write.on))));
         }

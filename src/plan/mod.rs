@@ -3,6 +3,7 @@
 //! [`check`] reads a file to the end and reports everything that is wrong, in form ([`crate::config`]) and in meaning
 //! (here): a pin or topic used twice, a port that is not there, an interlock of one. The daemon runs only a plan.
 
+pub mod board;
 mod explain;
 mod link;
 mod points;
@@ -74,6 +75,10 @@ pub struct Plan {
     pub digest: String,
     /// Whether pins are simulated.
     pub simulated: bool,
+    /// Pins that devices have for themselves.
+    pub pins: Vec<board::PinClaim>,
+    /// All ports, as they are written.
+    pub lines: Vec<PortSpec>,
 }
 
 /// What is asked of the resolver beside the file.
@@ -176,7 +181,7 @@ impl Resolver<'_> {
         let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
         let ports: Vec<(String, Option<PortSpec>)> =
             self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
-        let (mut pins, mut ports_taken, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pins, mut buses, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
         let mut devices = Vec::new();
         let mut all = points::Points::default();
         for (name, device) in &self.raw.devices {
@@ -188,7 +193,7 @@ impl Resolver<'_> {
                 pins: &mut pins,
                 ports: &find,
                 port_names: &port_names,
-                ports_taken: &mut ports_taken,
+                buses: &mut buses,
                 port_tasks: &mut port_tasks,
             };
             let Some(kind) = KINDS.iter().find(|k| k.word.name == device.kind) else { continue };
@@ -227,6 +232,8 @@ impl Resolver<'_> {
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
+            pins: pins.into_iter().map(|(pin, device, place)| board::PinClaim { pin, device, place }).collect(),
+            lines: ports.into_iter().filter_map(|(_, spec)| spec).collect(),
         })
     }
 
