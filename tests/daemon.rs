@@ -2,6 +2,8 @@
 
 #[path = "support/fronts.rs"]
 mod fronts;
+#[path = "daemon/asking.rs"]
+mod asking;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/link.rs"]
