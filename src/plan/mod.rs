@@ -186,7 +186,7 @@ impl Resolver<'_> {
         let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
         let ports: Vec<(String, Option<PortSpec>)> =
             self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
-        let (mut pins, mut ports_taken, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pins, mut buses, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
         let mut devices = Vec::new();
         let mut all = points::Points::default();
         for (name, device) in &self.raw.devices {
@@ -198,7 +198,7 @@ impl Resolver<'_> {
                 pins: &mut pins,
                 ports: &find,
                 port_names: &port_names,
-                ports_taken: &mut ports_taken,
+                buses: &mut buses,
                 port_tasks: &mut port_tasks,
             };
             let Some(kind) = KINDS.iter().find(|k| k.word.name == device.kind) else { continue };
