@@ -310,6 +310,12 @@ devices:
         self.books.settled();
     }
 
+    /// Waits until everything has left, and stops a daemon whose disk is sick.
+    pub fn finish_sick(&mut self) {
+        self.until("everything has left", |rig| rig.health()["queue"]["waiting"] == 0);
+        self.stop();
+    }
+
     /// Stops the daemon in order.
     pub fn stop(&mut self) {
         let ended = self.gateway.take().unwrap().stop();
