@@ -183,7 +183,7 @@ fn play(case: Case) {
     rig.name = format!("{case:?}");
     rig.configure("", &format!("max_size: 1MiB, {}", case.queue));
     let mut disk = Patient::new(case.kind, &rig);
-    rig.books.may_drop = case.moment == Moment::Flood;
+    (rig.books.may_drop, rig.all_welcome) = (case.moment == Moment::Flood, case.moment == Moment::Flood);
     if case.moment == Moment::Start {
         disk.fall_ill();
     }

@@ -9,7 +9,7 @@ const IN_FLIGHT: usize = 32;
 const SAVED: Duration = Duration::from_secs(3);
 
 fn life(rig: &mut Rig, kill: u64, brokers: &mut u64) {
-    let sync = ["always", "10ms", "100ms", "1s"][rig.rng.usize(0..4)];
+    let sync = ["always", "10ms", "100ms"][rig.rng.usize(0..3)];
     rig.configure(&format!("in_flight: {IN_FLIGHT}"), &format!("sync: {sync}, replay: {{ order: backlog_first }}"));
     let open = rig.rng.u32(0..5) < 3;
     rig.set_door(open);
@@ -31,7 +31,7 @@ fn life(rig: &mut Rig, kill: u64, brokers: &mut u64) {
                 rig.set_door(open);
                 breaks += 1;
             }
-            2 => rig.until_kept(rig.last()),
+            2 => rig.keep_one(),
             _ => {
                 let pause = Duration::from_millis(rig.rng.u64(0..30));
                 rig.listen(pause);

@@ -32,7 +32,7 @@ fn life(rig: &mut Rig, disk: &mut Mount, cut: u64) {
                 let open = !rig.open;
                 rig.set_door(open);
             }
-            1 | 2 => rig.until_kept(rig.last()),
+            1 | 2 => rig.keep_one(),
             3 => rig.look(Duration::from_millis(50)),
             _ => {
                 let pause = Duration::from_millis(rig.rng.u64(0..20));
@@ -43,7 +43,7 @@ fn life(rig: &mut Rig, disk: &mut Mount, cut: u64) {
     // The last moments: in the middle of a write, of a sync, after it, while a backlog leaves.
     match rig.rng.u32(0..4) {
         0 => {}
-        1 => rig.until_kept(rig.last()),
+        1 => rig.keep_one(),
         _ => {
             let until = Instant::now() + Duration::from_millis(rig.rng.u64(0..80));
             while Instant::now() < until {
