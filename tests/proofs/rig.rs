@@ -155,7 +155,7 @@ devices:
             let line = match n % 16 {
                 15 if !self.all_welcome => format!("C={n}\n"),
                 even if even % 2 == 0 => format!("A={n}\n"),
-                _ if pad > 0 => format!("B={n} {}\n", "x".repeat(pad)),
+                _ if pad > 0 => format!("B={n}_{}\n", "x".repeat(pad)),
                 _ => format!("B={n}\n"),
             };
             for part in line.as_bytes().chunks(128) {
