@@ -18,7 +18,7 @@ const AT_A_TIME: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
-    /// A tmpfs of 512 KiB that something else fills.
+    /// A small tmpfs that something else fills.
     Tmpfs,
     /// An ext4 of 4 MiB that something else fills.
     Ext4,
@@ -62,13 +62,15 @@ struct Patient {
 }
 
 impl Patient {
-    fn new(kind: Kind, rig: &Rig) -> Patient {
+    fn new(kind: Kind, moment: Moment, rig: &Rig) -> Patient {
+        // The queue's max_size is 1 MiB; a flood needs it, else a small disk will do.
+        let size = if moment == Moment::Flood { "size=2m" } else { "size=512k" };
         let (at, image) = (rig.home.path("state"), rig.home.path("disk.img"));
         let looped = |image: &PathBuf, options: &str| {
             Mount::new(&["-o", &format!("loop{options}"), &image.display().to_string()], &at)
         };
         let (mount, outer) = match kind {
-            Kind::Tmpfs => (Mount::new(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"], &at), None),
+            Kind::Tmpfs => (Mount::new(&["-t", "tmpfs", "-o", size, "tmpfs"], &at), None),
             Kind::Inodes => (Mount::new(&["-t", "tmpfs", "-o", "size=8m,nr_inodes=64", "tmpfs"], &at), None),
             Kind::ReadOnly => (Mount::new(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], &at), None),
             Kind::Ext4 | Kind::Emergency | Kind::Frozen => {
@@ -182,7 +184,7 @@ fn play(case: Case) {
     let mut rig = Rig::new(1, "");
     rig.name = format!("{case:?}");
     rig.configure("", &format!("max_size: 1MiB, {}", case.queue));
-    let mut disk = Patient::new(case.kind, &rig);
+    let mut disk = Patient::new(case.kind, case.moment, &rig);
     (rig.books.may_drop, rig.all_welcome) = (case.moment == Moment::Flood, case.moment == Moment::Flood);
     if case.moment == Moment::Start {
         disk.fall_ill();
