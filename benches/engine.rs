@@ -57,6 +57,7 @@ fn engine(points: u32, filters: &str) -> Engine {
         kind: "serial",
         points: vec![PointId(id)],
         verbs: vec!["get".into()],
+        own: vec![],
         output: None,
     };
     let chain = |_| {
@@ -69,6 +70,9 @@ fn engine(points: u32, filters: &str) -> Engine {
         points: (0..points).map(point).collect(),
         chains: (0..points).map(chain).collect(),
         info: Info::default(),
+        memory: Default::default(),
+        boot: Default::default(),
+        abnormal: false,
     };
     let mut engine = Engine::new(setup, &now(0));
     engine.handle(Event::LinkUp, &now(0), &mut Vec::new());

@@ -7,16 +7,18 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::model::{Mono, Now, Stamp, Wall};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::model::{Boot, Mono, Now, Stamp, Wall};
 
 /// 2025-01-01 UTC in milliseconds: pinpost did not exist before, so an earlier time is wrong.
 const FLOOR: i64 = 1_735_689_600_000;
 /// Microseconds by which the system's clock may move against ours before stamps follow it.
 const FOLLOW: i64 = 1000;
 
-/// The machine's clock since its last boot, which outlives this process.
+/// The machine's clock since its last boot, which outlives this process, in numbers for the queue.
 #[derive(Debug, Clone, Copy)]
-pub struct Boot {
+pub struct Epoch {
     /// Names this boot.
     pub id: u64,
     /// Milliseconds on that clock at which this process's time began.
@@ -33,7 +35,7 @@ pub struct Clock {
     offset: AtomicI64,
     /// A board that boots with a guessed time: a device tree and no real-time clock.
     guesses: bool,
-    boot: Boot,
+    epoch: Epoch,
 }
 
 impl Default for Clock {
@@ -46,13 +48,13 @@ impl Clock {
     /// A clock that starts now.
     pub fn new() -> Clock {
         let guesses = Path::new("/proc/device-tree").exists() && !Path::new("/sys/class/rtc/rtc0").exists();
-        let boot = Boot { id: boot_id(), start: since_boot() };
-        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses, boot }
+        let epoch = Epoch { id: boot_id(), start: since_boot() };
+        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses, epoch }
     }
 
     /// What stamps of this process and of others since the machine's boot have in common.
-    pub fn boot(&self) -> Boot {
-        self.boot
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The present moment.
@@ -62,6 +64,15 @@ impl Clock {
             self.synced.store(true, Ordering::Relaxed);
         }
         Now { wall, mono: self.mono(Instant::now()), synced: self.synced.load(Ordering::Relaxed) }
+    }
+
+    /// This run of the machine, and where this clock began in it.
+    pub fn boot(&self) -> Boot {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        match clock_gettime(ClockId::CLOCK_MONOTONIC) {
+            Ok(now) => Boot { id, offset: Duration::from(now).saturating_sub(self.start.elapsed()) },
+            Err(_) => Boot::default(),
+        }
     }
 
     /// The moment that times count from.
@@ -129,11 +140,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn two_clocks_of_one_boot_agree_on_a_moment() {
+        let clocks = [Clock::new(), Clock::new()];
+        let moment = Instant::now();
+        let [a, b] = clocks.map(|c| (c.boot().id.clone(), c.boot().offset + c.mono(moment).0));
+        assert!(a.0 == b.0 && a.0.len() > 30, "{a:?} {b:?}");
+        assert!(a.1.abs_diff(b.1) < Duration::from_millis(50), "{a:?} {b:?}");
+    }
+
+    #[test]
     fn two_clocks_of_one_boot_agree_on_when_a_moment_was() {
         let (a, b) = (Clock::new(), Clock::new());
-        assert_eq!(a.boot().id, b.boot().id);
+        assert_eq!(a.epoch().id, b.epoch().id);
         let moment = Instant::now();
-        let on = |c: &Clock| c.boot().start + c.mono(moment).0.as_millis() as u64;
+        let on = |c: &Clock| c.epoch().start + c.mono(moment).0.as_millis() as u64;
         assert!(on(&a).abs_diff(on(&b)) <= 2, "{a:?} {b:?}");
     }
 

@@ -23,13 +23,14 @@
 //! - [`config`] WHAT WAS WRITTEN: YAML to raw shapes with the place of every key; every mistake of form, with advice.
 //! - [`codec`] BYTES TO FRAMES TO FIELDS, pure: framing, check, decoding.
 //! - [`wire`] MQTT WORDS, pure: topics (built and taken apart only there), payloads, commands, the queue's records.
+//! - [`expr`] EXPRESSIONS AND TEMPLATES, pure: Jinja, compiled once, names resolved to points; "not known" is not false.
 //! - [`engine`] DECISIONS, pure: points and filters, outputs and their limits, commands, what the gateway says of itself.
 //! - [`hal`] DOORS TO HARDWARE: pins (Raspberry Pi, simulated), ports (serial line, TCP, a program), what is plugged in.
 //! - [`device`] KINDS: one file each over hal and codec; a kind reads its keys, claims its pins and gives a task.
 //! - [`queue`] STORE AND FORWARD: opaque bytes and their numbers, in memory and on disk; it knows nothing of MQTT.
 //! - [`link`] THE BROKER: one connection, the window of what is unacknowledged, MQTT 5 and 3.1.1, the embedded broker.
 //! - [`plan`] WHAT CAN RUN: a file resolved against the open lists; every mistake of meaning.
-//! - [`runtime`] THE ONLY ROOM THAT STARTS TASKS: wiring, hub, supervisor, what survives, systemd.
+//! - [`runtime`] THE ONLY ROOM THAT STARTS TASKS: wiring, hub, supervisor, what survives (state, memory), systemd.
 //! - [`cli`] one file per command.
 //! - [`clock`] the only place that reads time · [`backoff`] when to try again, pure · [`logging`] journal or stderr.
 //!
@@ -41,18 +42,18 @@
 //! |---|---|
 //! | model, queue | nobody |
 //! | config, clock, backoff | model |
-//! | codec, wire | model, params |
-//! | engine | model, wire, params |
+//! | codec, wire, expr | model, params |
+//! | engine | model, wire, expr, params |
 //! | hal | model, params, clock, backoff, logging |
-//! | device | as hal, and codec, hal |
+//! | device | as hal, and codec, expr, hal |
 //! | link | model, wire, queue, clock, backoff, logging |
-//! | plan | model, config, wire, codec, device, hal, engine, link, queue |
+//! | plan | model, config, wire, codec, expr, device, hal, engine, link, queue |
 //! | runtime | all but cli |
 //! | cli | all |
 //!
-//! Members of an open list do not name each other. No clock, task, file or socket in model, codec, wire and engine.
-//! Crates with one door: rppal and tokio-serial in hal, rumqttc and rumqttd in link, the YAML parsers in config, the
-//! journal in logging.
+//! Members of an open list do not name each other. No clock, task, file or socket in model, codec, wire, expr and engine.
+//! Crates with one door: rppal and tokio-serial in hal, rumqttc and rumqttd in link, the YAML parsers in config, minijinja
+//! in expr, the journal in logging.
 //!
 //! # A frame's way up
 //! Bytes of a port → `codec` (cut, checked, decoded; what is wrong is counted by reason and never ends the task) →
@@ -74,6 +75,8 @@
 //!   link it speaks through the queue, to the disk through the queue's thread). So no ring can close.
 //! - Stopping is an order with deadlines: outputs take `on_stop` and nothing is begun any more; the link says `offline`
 //!   and ends; devices end and what they still had to say is queued; the queue is written.
+//! - A reload is such a stop and a start in one process: the pins, the clock and the mark of a running daemon stay, and
+//!   outputs that both plans have are left as they are.
 //! - READY means that the plan runs, not that a broker answered. The watchdog is fed only when the hub has answered.
 //! - Errors: `Problem` for people who write YAML, all at once; small enums elsewhere, by what happens next.
 //! - Comments say why. Test names are sentences; histories of the engine are texts in `tests/engine/`. No test sleeps.
@@ -94,6 +97,7 @@ pub mod codec;
 pub mod config;
 pub mod device;
 pub mod engine;
+pub mod expr;
 pub mod hal;
 pub mod link;
 pub mod logging;

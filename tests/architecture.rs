@@ -17,16 +17,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("codec", &["model", "config(params)"]),
     ("wire", &["model", "config(params)"]),
     ("queue", &[]),
-    ("engine", &["model", "wire", "config(params)"]),
+    ("expr", &["model", "config(params)"]),
+    ("engine", &["model", "wire", "expr", "config(params)"]),
     ("hal", &["model", "config(params)", "clock", "backoff", "logging", "metrics"]),
-    ("device", &["model", "config(params)", "codec", "hal", "clock", "backoff", "logging", "metrics"]),
+    ("device", &["model", "config(params)", "codec", "expr", "hal", "clock", "backoff", "logging", "metrics"]),
     ("link", &["model", "wire", "queue", "clock", "backoff", "logging", "metrics"]),
-    ("plan", &["model", "config", "wire", "codec", "device", "hal", "engine", "link", "queue"]),
+    ("plan", &["model", "config", "wire", "codec", "expr", "device", "hal", "engine", "link", "queue"]),
     (
         "runtime",
         &[
-            "model", "config", "codec", "wire", "queue", "engine", "hal", "device", "link", "plan", "clock", "backoff",
-            "logging", "metrics",
+            "model", "config", "codec", "wire", "expr", "queue", "engine", "hal", "device", "link", "plan", "clock",
+            "backoff", "logging", "metrics",
         ],
     ),
     ("cli", &["*"]),
@@ -50,11 +51,12 @@ const DOORS: &[(&str, &str)] = &[
     ("rumqttd", "link"),
     ("serde_yaml", "config"),
     ("saphyr_parser", "config"),
+    ("minijinja", "expr"),
     ("systemd_journal_logger", "logging"),
 ];
 
 /// Rooms without a clock, a task, a file or a socket.
-const PURE: &[&str] = &["model", "config", "codec", "wire", "engine"];
+const PURE: &[&str] = &["model", "config", "codec", "wire", "expr", "engine"];
 
 /// Path beginnings (`std::fs`) that a pure room may not name.
 const IMPURE: &[&str] = &["tokio", "std::fs", "std::net", "std::thread", "std::process", "std::os::unix::net"];

@@ -1,7 +1,15 @@
 //! The link, against a real mosquitto and against a broker that misbehaves on command.
 
+#[path = "link/behaviours.rs"]
+mod behaviours;
+#[path = "link/cuts.rs"]
+mod cuts;
+#[path = "support/fault_proxy.rs"]
+mod fault_proxy;
 #[path = "link/faults.rs"]
 mod faults;
+#[path = "support/fronts.rs"]
+mod fronts;
 #[path = "support/link_outbox.rs"]
 mod link_outbox;
 #[path = "support/mosquitto_link.rs"]
@@ -14,3 +22,9 @@ mod real_broker;
 mod scripted_broker;
 #[path = "link/secure.rs"]
 mod secure;
+#[path = "link/several.rs"]
+mod several;
+#[path = "link/transports.rs"]
+mod transports;
+#[path = "support/websocket.rs"]
+mod websocket;

@@ -12,10 +12,12 @@ mod mqtt;
 mod pins;
 mod ports;
 mod publish;
+mod queue;
 mod run;
 mod safe_state;
 mod schema;
 mod subscribe;
+mod view;
 
 pub mod out;
 
@@ -115,8 +117,12 @@ enum Command {
     Ports(ports::PortsArgs),
     /// Show the header's pins and who uses them
     Pins(pins::PinsArgs),
+    /// Look into the store-and-forward queue, with the daemon running or not
+    Queue(queue::QueueArgs),
     /// Drive the outputs of the last applied configuration to their safe state
     SafeState(safe_state::SafeStateArgs),
+    /// Show the latest pictures of a topic as a web page
+    View(view::ViewArgs),
 }
 
 impl Command {
@@ -132,7 +138,9 @@ impl Command {
             Command::Broker(args) => broker::run(args),
             Command::Ports(args) => ports::run(args),
             Command::Pins(args) => pins::run(args),
+            Command::Queue(args) => queue::run(args),
             Command::SafeState(args) => safe_state::run(args),
+            Command::View(args) => view::run(args),
         }
     }
 }

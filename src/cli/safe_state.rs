@@ -1,5 +1,6 @@
 //! `pinpost safe-state`: what systemd calls after a crash.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,7 +10,7 @@ use super::{Failure, Outcome, file};
 use crate::config::When;
 use crate::hal::raspberry_pi::RaspberryPi;
 use crate::hal::{Board, Level, Start};
-use crate::runtime::{Applied, SAFE_FILE};
+use crate::runtime::{Applied, last_applied};
 
 /// Arguments of `pinpost safe-state`.
 #[derive(Debug, Args)]
@@ -32,19 +33,23 @@ pub fn run(args: &SafeStateArgs) -> Outcome {
         return Ok(());
     }
     let applied = match &args.config {
-        Some(path) => Applied::of(&file::plan(path, When::Check, false)?),
-        None => last_applied()?,
+        Some(path) => vec![Applied::of(&file::plan(path, When::Check, false)?)],
+        None => last_applied()
+            .map_err(|e| Failure::failed(format!("{e}; name a file with -c if its state lies elsewhere")))?,
     };
-    if applied.simulated {
+    let (simulated, real): (Vec<_>, Vec<_>) = applied.into_iter().partition(|a| a.simulated);
+    if !simulated.is_empty() {
         say("the pins were simulated; there is nothing to drive");
-        return Ok(());
     }
-    if applied.outputs.is_empty() {
+    // where two say something of a pin, the later one holds
+    let by_pin: BTreeMap<u8, _> = real.into_iter().flat_map(|a| a.outputs).map(|o| (o.1.pin, o)).collect();
+    let outputs: Vec<_> = by_pin.into_values().collect();
+    if outputs.is_empty() {
         return Ok(());
     }
     let board = RaspberryPi::open().map_err(|e| Failure::failed(e.text))?;
     let mut failed = 0;
-    for (device, safe) in &applied.outputs {
+    for (device, safe) in &outputs {
         let level = if safe.high { Level::High } else { Level::Low };
         match board.output(safe.pin, Start::At(level)).and_then(|pin| pin.read()) {
             Ok(read) if read == level => say(&format!("{device}: GPIO{} is {}", safe.pin, word(level))),
@@ -63,17 +68,4 @@ pub fn run(args: &SafeStateArgs) -> Outcome {
 
 fn word(level: Level) -> &'static str {
     if level == Level::High { "high" } else { "low" }
-}
-
-/// What the last run has left, in systemd's state directory or the usual one.
-fn last_applied() -> Result<Applied, Failure> {
-    let dir = match std::env::var("STATE_DIRECTORY").ok().filter(|d| !d.is_empty()) {
-        Some(dirs) => PathBuf::from(dirs.split(':').next().unwrap_or_default()),
-        None => PathBuf::from("/var/lib/pinpost"),
-    };
-    let file = dir.join(SAFE_FILE);
-    let bytes = std::fs::read(&file).map_err(|e| {
-        Failure::failed(format!("{}: {e}; name a file with -c if its state lies elsewhere", file.display()))
-    })?;
-    Applied::from_json(&bytes).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
 }

@@ -109,7 +109,7 @@ pub fn run(args: &SubArgs) -> Outcome {
     })
 }
 
-fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {
+pub(super) fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")))
 }
 

@@ -29,6 +29,31 @@ impl Places {
         self.find(path, true)
     }
 
+    /// Where byte `offset` of the text at `path` stands, with the word that begins there; where it cannot be told (a
+    /// text over several lines, one with escapes or from the environment): where the text stands.
+    pub fn inside(&self, path: &[&str], offset: usize) -> Option<Place> {
+        let whole = self.value(path)?;
+        let Some((node, Kind::Scalar(scalar))) = self.node(path).map(|n| (n, &n.kind)) else { return Some(whole) };
+        let Some((before, after)) = scalar.text.split_at_checked(offset) else { return Some(whole) };
+        let width = node.end.1.saturating_sub(node.place.col);
+        let quotes = width.saturating_sub(scalar.text.chars().count());
+        let told =
+            node.end.0 == node.place.line && scalar.typed.is_none() && quotes == if scalar.plain { 0 } else { 2 };
+        if !told {
+            return Some(whole);
+        }
+        let word = after.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.')).count();
+        Some(Place { line: whole.line, col: whole.col + quotes / 2 + before.chars().count(), len: word.max(1) })
+    }
+
+    fn node(&self, path: &[&str]) -> Option<&Node> {
+        path.iter().try_fold(self.root.as_ref()?, |node, step| match &node.kind {
+            Kind::Map(entries) => entries.iter().find(|e| e.key == *step).map(|e| &e.value),
+            Kind::List(items) => step.parse::<usize>().ok().and_then(|i| items.get(i)),
+            _ => None,
+        })
+    }
+
     /// Where the key at `path` stands, or else its nearest ancestor's.
     pub fn key(&self, path: &[&str]) -> Option<Place> {
         self.find(path, false)
@@ -36,15 +61,7 @@ impl Places {
 
     /// Whether something was written at `path`, right or wrong.
     pub fn has(&self, path: &[&str]) -> bool {
-        let mut node = self.root.as_ref();
-        for step in path {
-            node = match node.map(|n| &n.kind) {
-                Some(Kind::Map(entries)) => entries.iter().find(|e| e.key == *step).map(|e| &e.value),
-                Some(Kind::List(items)) => step.parse::<usize>().ok().and_then(|i| items.get(i)),
-                _ => None,
-            };
-        }
-        node.is_some()
+        self.node(path).is_some()
     }
 
     /// Whether something was written at `path`, above or below it and left out, because it is wrong. A problem that only
@@ -112,6 +129,19 @@ impl Places {
 mod tests {
     use super::*;
     use crate::config::tree;
+
+    #[test]
+    fn a_place_inside_a_text_is_told_where_it_stands_as_it_is() {
+        let root = tree::parse("a: door and dör or x\nb: \"dör and x\"\nc: \"a\\tb\"\nd: |\n  x y\n").root.unwrap();
+        let places = Places::new(root, Vec::new());
+        let at = |line, col, len| Some(Place { line, col, len });
+        assert_eq!(places.inside(&["a"], 5), at(1, 9, 3));
+        assert_eq!(places.inside(&["a"], 17), at(1, 20, 1), "columns are characters");
+        assert_eq!(places.inside(&["b"], 5), at(2, 9, 3));
+        assert_eq!(places.inside(&["b"], 99), places.value(&["b"]));
+        assert_eq!(places.inside(&["c"], 2), places.value(&["c"]));
+        assert_eq!(places.inside(&["d"], 2), places.value(&["d"]));
+    }
 
     #[test]
     fn places_fall_back_to_the_nearest_ancestor() {

@@ -69,6 +69,8 @@ pub struct Mqtt {
     pub password_file: Option<String>,
     /// Certificates.
     pub tls: Option<Tls>,
+    /// `http://[USER:PASSWORD@]HOST:PORT`: an HTTP proxy that lets CONNECT through to the broker; default: none.
+    pub proxy: Option<String>,
     /// First levels of every topic; default: `gateway.id`.
     #[schemars(extend("format" = "topic"))]
     pub topic_prefix: Option<String>,
@@ -101,6 +103,10 @@ pub struct Tls {
     pub cert_file: Option<String>,
     /// Our key in PEM.
     pub key_file: Option<String>,
+    /// Protocols to offer in the handshake (ALPN), such as `mqtt`; default: none.
+    pub alpn: Vec<String>,
+    /// The name that must stand in the broker's certificate; default: the host of the url.
+    pub server_name: Option<String>,
 }
 
 /// What waits while the broker is away.
@@ -283,6 +289,22 @@ pub struct Port {
     pub stop_bits: Option<u8>,
     /// Default none.
     pub flow_control: Option<FlowControl>,
+    /// The driver switches an RS-485 transmitter by RTS; default: it is not asked to.
+    pub rs485: Option<Rs485>,
+}
+
+/// How the driver switches an RS-485 transmitter.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Rs485 {
+    /// RTS while sending: on (default) or off; in between it is the other.
+    pub rts: Option<OnOff>,
+    /// From RTS to the first bit, at most 100ms; default 0ms.
+    pub delay_before: Option<Span>,
+    /// From the last bit to RTS, at most 100ms; default 0ms.
+    pub delay_after: Option<Span>,
+    /// Whether what is sent is received too; default no.
+    pub echo: Option<OnOff>,
 }
 
 /// USB adapter by its ids.

@@ -4,6 +4,9 @@
 //! between, the level at the end is published. Edges that the kernel could not keep are counted as errors and the pin
 //! is read anew, so that the final level is never lost.
 
+mod gesture;
+mod group;
+
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -13,13 +16,18 @@ use tokio::time::sleep_until;
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::scalar::{OnOff, Pin, Span};
-use crate::hal::{self, Level, Pull};
+use crate::hal::{self, EdgeReceiver, InputPin, Level, Pull};
 use crate::model::{Quality, Value};
 
+use super::input::{self, Debouncer, EDGE_DELAY, Guard, PAUSE, PullKey};
 use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, PointDraft, Task};
+use gesture::{Gesture, Gestures, Told};
+use group::Group;
 
-/// An edge is with us this long after it happened, whatever the machine is doing.
-const EDGE_DELAY: Duration = Duration::from_millis(50);
+/// No switch gives so many edges in a second, however it bounces.
+const LIMIT: u32 = 2000;
+/// The most pins of a group.
+const WIDEST: usize = 28;
 
 /// The word.
 pub const KIND: Kind = Kind {
@@ -35,37 +43,19 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 struct Keys {
     /// BCM number (17), GPIO17 or header:11.
-    pin: Pin,
+    pin: Option<Pin>,
+    /// Instead of `pin`: several pins as one number, bit 0 is the first.
+    group: Option<Vec<Pin>>,
     /// Bias: up, down or off (default).
     pull: Option<PullKey>,
     /// ON is the low level; default no.
     inverted: Option<OnOff>,
-    /// Time a level must hold to be believed; default 0ms. Or `{on: 30ms, off: 100ms}`.
+    /// Time a level must hold to be believed; default 0ms, of a group 5ms. Or `{on: 30ms, off: 100ms}`.
     debounce: Option<Debounce>,
+    /// What to tell of a push button: click, double, long; default: nothing.
+    gestures: Option<Vec<Gesture>>,
     #[serde(flatten)]
     point: PointKeys,
-}
-
-/// Bias of an input.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum PullKey {
-    /// To 3.3 V.
-    Up,
-    /// To ground.
-    Down,
-    /// None.
-    Off,
-}
-
-impl From<PullKey> for Pull {
-    fn from(key: PullKey) -> Pull {
-        match key {
-            PullKey::Up => Pull::Up,
-            PullKey::Down => Pull::Down,
-            PullKey::Off => Pull::Off,
-        }
-    }
 }
 
 /// One time for both ways, or one for each.
@@ -89,162 +79,268 @@ struct DigitalIn {
     inverted: bool,
     hold_on: Duration,
     hold_off: Duration,
+    gestures: Vec<Gesture>,
 }
 
 fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     let keys: Keys = desk.read(params)?;
-    desk.claim_pin(keys.pin.0, &["pin"]);
-    let zero = Span(Duration::ZERO);
+    if let Some(pin) = keys.pin {
+        desk.claim_pin(pin.0, &["pin"]);
+    }
+    for (i, pin) in keys.group.iter().flatten().enumerate() {
+        desk.claim_pin(pin.0, &["group", &i.to_string()]);
+    }
     let (on, off) = match keys.debounce {
-        None => (zero, zero),
-        Some(Debounce::Both(d)) => (d, d),
-        Some(Debounce::Each { on, off }) => (on.unwrap_or(zero), off.unwrap_or(zero)),
+        None => (None, None),
+        Some(Debounce::Both(d)) => (Some(d), Some(d)),
+        Some(Debounce::Each { on, off }) => (on, off),
     };
-    if on.0.max(off.0) > Duration::from_secs(60) {
+    if input::hold(on.max(off)).is_none() {
         desk.error(&["debounce"], "a level that must hold for more than a minute", "write at most 60s");
     }
     let inverted = keys.inverted.unwrap_or_default().0;
     let pull = keys.pull.map_or(Pull::Off, Pull::from);
-    let debounce = match (on, off) {
-        (on, off) if on == off && on == zero => String::new(),
-        (on, off) if on == off => format!(", debounce {on}"),
-        (on, off) => format!(", debounce {on} on and {off} off"),
+    let mut point = PointDraft {
+        name: "state".into(),
+        keys: keys.point.clone(),
+        path: vec![],
+        values: "ON or OFF",
+        stateful: true,
     };
-    let notes = vec![format!(
-        "pin {}{}{}{debounce}",
-        keys.pin,
-        match pull {
-            Pull::Up => ", pulled up",
-            Pull::Down => ", pulled down",
-            Pull::Off => "",
-        },
-        if inverted { ", inverted" } else { "" }
-    )];
-    let driver = DigitalIn { pin: keys.pin.0, pull, inverted, hold_on: on.0, hold_off: off.0 };
+    let driver: Box<dyn Driver>;
+    let (mut notes, mut points) = (Vec::new(), Vec::new());
+    match (keys.pin, keys.group) {
+        (Some(_), Some(_)) => {
+            desk.error(&["group"], "`pin` and `group`", "keep one of the two: a group is a number of several pins");
+            return None;
+        }
+        (None, None) => {
+            // what was left out as wrong may have been the pin
+            if !desk.places.dropped(&["devices", desk.name]) {
+                desk.error(&[], "the key `pin` is missing", "write `pin: 17`, or `group: [17, 18]` for several as one");
+            }
+            return None;
+        }
+        (Some(pin), None) => {
+            let (hold_on, hold_off) = (on.map_or(Duration::ZERO, |s| s.0), off.map_or(Duration::ZERO, |s| s.0));
+            let debounce = match (Span(hold_on), Span(hold_off)) {
+                (on, off) if on == off && hold_on.is_zero() => String::new(),
+                (on, off) if on == off => format!(", debounce {on}"),
+                (on, off) => format!(", debounce {on} on and {off} off"),
+            };
+            notes.push(format!("{}{debounce}", input::note(&[pin], pull, inverted)));
+            let gestures = keys.gestures.unwrap_or_default();
+            points.push(point);
+            if !gestures.is_empty() {
+                let words: Vec<_> = gestures.iter().map(|g| g.word()).collect();
+                notes.push(format!("gestures {}", words.join(", ")));
+                points.push(gesture_point(keys.point));
+            }
+            driver = Box::new(DigitalIn { pin: pin.0, pull, inverted, hold_on, hold_off, gestures });
+        }
+        (None, Some(pins)) => {
+            if let Some(Debounce::Each { .. }) = keys.debounce {
+                let help = "write one time for the whole word: debounce: 20ms";
+                desk.error(&["debounce"], "a word is neither ON nor OFF", help);
+            }
+            let hold = on.map_or(group::SETTLE, |s| s.0);
+            if hold.is_zero() {
+                let help = "write at least 1ms, or remove it for 5ms";
+                desk.error(&["debounce"], "a group needs time: its pins never move at the same moment", help);
+            }
+            if keys.gestures.is_some() {
+                desk.error(&["gestures"], "gestures are of a single pin", "make the button a device of its own");
+            }
+            if pins.is_empty() || pins.len() > WIDEST {
+                desk.error(&["group"], "a group has 1 to 28 pins", "write group: [17, 18]");
+            }
+            notes.push(format!("{}, settles in {}", input::note(&pins, pull, inverted), Span(hold)));
+            point.values = "a number";
+            points.push(point);
+            driver = Box::new(Group { pins: pins.iter().map(|p| p.0).collect(), pull, inverted, hold });
+        }
+    }
     Some(Built {
-        points: vec![PointDraft {
-            name: "state".into(),
-            keys: keys.point,
-            path: vec![],
-            values: "ON or OFF",
-            stateful: true,
-        }],
+        points,
         point_verbs: vec!["get"],
         device_verbs: vec![],
+        own_verbs: vec![],
         output: None,
         safe: None,
         notes,
-        driver: Box::new(driver),
+        driver,
     })
 }
 
-/// A level that waits to be believed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Candidate {
-    on: bool,
-    /// When it began.
-    since: Instant,
-    /// When it is believed.
-    due: Instant,
+/// A gesture is an event: nothing to keep at the broker, to filter or to write as ON and OFF.
+fn gesture_point(state: PointKeys) -> PointDraft {
+    let keys = PointKeys {
+        qos: state.qos,
+        deliver: state.deliver,
+        priority: state.priority,
+        expiry: state.expiry,
+        payload: state.payload,
+        retain: Some(OnOff(false)),
+        ..PointKeys::default()
+    };
+    PointDraft { name: "gesture".into(), keys, path: vec![], values: "click, double or long", stateful: false }
 }
 
-/// Debounce as a pure rule: fed with levels, it says when a new state is believed.
-#[derive(Debug)]
-struct Debouncer {
-    hold_on: Duration,
-    hold_off: Duration,
-    believed: bool,
-    candidate: Option<Candidate>,
-}
-
-impl Debouncer {
-    /// A level, and when it began. A new state that is believed at once.
-    fn level(&mut self, on: bool, at: Instant) -> Option<(bool, Instant)> {
-        // an edge may come later than the moment the level before it was to be believed
-        let passed = self.expire(at);
-        match self.candidate {
-            Some(c) if c.on == on => {}
-            _ if on == self.believed => self.candidate = None,
-            _ => {
-                let hold = if on { self.hold_on } else { self.hold_off };
-                self.candidate = Some(Candidate { on, since: at, due: at + hold });
-            }
+/// Waits, and refuses orders meanwhile. False: the daemon is done with this device.
+async fn pause(cx: &mut Context, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        tokio::select! {
+            () = sleep_until(until.into()) => return true,
+            order = cx.orders.recv() => match order {
+                Some(order) => cx.acted(order.ticket, Err("an input cannot be set".into())).await,
+                None => return false,
+            },
         }
-        let now = if passed.is_none() { self.expire(at) } else { None };
-        passed.or(now)
     }
-    /// The state that has held long enough by `now`, and when it began.
-    fn expire(&mut self, now: Instant) -> Option<(bool, Instant)> {
-        let c = self.candidate.filter(|c| c.due <= now)?;
-        self.candidate = None;
-        self.believed = c.on;
-        Some((c.on, c.since))
+}
+
+/// Why a pin is no longer watched.
+enum Ended {
+    /// The daemon is done with it.
+    Over,
+    /// It gives too many edges.
+    Storm,
+}
+
+/// A pin as it is watched.
+struct Watch {
+    debounce: Debouncer,
+    gestures: Gestures,
+}
+
+impl DigitalIn {
+    fn logical(&self, level: Level) -> bool {
+        (level == Level::High) != self.inverted
+    }
+
+    async fn tell(cx: &Context, told: Told) {
+        for (gesture, at) in told {
+            cx.reading(1, Value::Text(gesture.word().into()), Quality::Good, at).await;
+        }
+    }
+
+    async fn believe(cx: &Context, watch: &mut Watch, believed: Option<(bool, Instant)>) {
+        if let Some((on, at)) = believed {
+            cx.reading(0, Value::Bool(on), Quality::Good, at).await;
+            DigitalIn::tell(cx, watch.gestures.moved(on, at)).await;
+        }
+    }
+
+    async fn watch(
+        &self,
+        cx: &mut Context,
+        pin: Box<dyn InputPin>,
+        edges: &mut EdgeReceiver,
+        watch: &mut Watch,
+    ) -> Result<Ended, DeviceError> {
+        let mut guard = Guard::new(LIMIT);
+        let calm = Instant::now() + PAUSE;
+        // edges were lost: when those that were kept are through, the pin itself is asked
+        let mut missed = false;
+        // the pin did not read as its last edge said: the edge between may still be on its way
+        let mut doubt: Option<Instant> = None;
+        loop {
+            let due = doubt.or(watch.debounce.candidate.map(|c| c.due));
+            // a move that began before a gesture was due, or is on its way to us, comes first
+            let gesture = watch.gestures.due().filter(|g| watch.debounce.candidate.is_none_or(|c| c.since > *g));
+            let gesture = gesture.map(|g| g + EDGE_DELAY);
+            let flooding = cx.counters.flooding.load(std::sync::atomic::Ordering::Relaxed);
+            let believed = tokio::select! {
+                biased;
+                // an input obeys no verb; a closed channel means that the daemon is done with it
+                order = cx.orders.recv() => match order {
+                    Some(order) => {
+                        cx.acted(order.ticket, Err("an input cannot be set".into())).await;
+                        None
+                    }
+                    None => return Ok(Ended::Over),
+                },
+                edge = edges.next() => {
+                    let edge = edge.ok_or_else(|| DeviceError(format!("the board gave GPIO{} up", self.pin)))?;
+                    Counters::add(&cx.counters.edges, 1);
+                    let lost = edges.take_lost();
+                    missed |= lost > 0;
+                    input::lost(cx, lost);
+                    if guard.storms(edge.at, 1 + lost) {
+                        return Ok(Ended::Storm);
+                    }
+                    doubt = None;
+                    watch.debounce.level(self.logical(edge.level), edge.at)
+                }
+                () = std::future::ready(()), if missed && edges.is_empty() => {
+                    missed = false;
+                    watch.debounce.level(self.logical(pin.read()?), Instant::now())
+                }
+                () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
+                    let now = Instant::now();
+                    match watch.debounce.candidate {
+                        Some(c) if self.logical(pin.read()?) != c.on => {
+                            if doubt.take().is_some() {
+                                // no edge came: it was lost, and the level did not hold
+                                watch.debounce.candidate = None;
+                            } else {
+                                doubt = Some(now + EDGE_DELAY);
+                            }
+                            None
+                        }
+                        _ => {
+                            doubt = None;
+                            watch.debounce.expire(now)
+                        }
+                    }
+                }
+                () = async { sleep_until(gesture.unwrap_or_else(Instant::now).into()).await }, if gesture.is_some() => {
+                    DigitalIn::tell(cx, watch.gestures.expire(Instant::now())).await;
+                    None
+                }
+                () = sleep_until(calm.into()), if flooding => {
+                    input::flooding(cx, false, LIMIT);
+                    None
+                }
+            };
+            DigitalIn::believe(cx, watch, believed).await;
+        }
     }
 }
 
 impl Driver for DigitalIn {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
-            let (tx, mut edges) = hal::edges();
-            let pin = cx.board.input(self.pin, self.pull, tx)?;
-            let logical = |level: Level| (level == Level::High) != self.inverted;
-            let first = logical(pin.read()?);
-            cx.online().await;
-            cx.reading(0, Value::Bool(first), Quality::Good, Instant::now()).await;
-            let mut debounce =
-                Debouncer { hold_on: self.hold_on, hold_off: self.hold_off, believed: first, candidate: None };
-            // edges were lost: when those that were kept are through, the pin itself is asked
-            let mut missed = false;
-            // the pin did not read as its last edge said: the edge between may still be on its way
-            let mut doubt: Option<Instant> = None;
+            let mut watch: Option<Watch> = None;
             loop {
-                let due = doubt.or(debounce.candidate.map(|c| c.due));
-                let believed = tokio::select! {
-                    biased;
-                    // an input obeys no verb; a closed channel means that the daemon is done with it
-                    order = cx.orders.recv() => match order {
-                        Some(order) => {
-                            cx.acted(order.ticket, Err("an input cannot be set".into())).await;
-                            None
-                        }
-                        None => return Ok(()),
-                    },
-                    edge = edges.next() => {
-                        let edge = edge.ok_or_else(|| DeviceError(format!("the board gave GPIO{} up", self.pin)))?;
-                        let lost = edges.take_lost();
-                        if lost > 0 {
-                            missed = true;
-                            Counters::add(&cx.counters.errors, lost);
-                            log::warn!(device = cx.name.as_str(), lost; "edges were lost; the pin is read anew");
-                        }
-                        doubt = None;
-                        debounce.level(logical(edge.level), edge.at)
+                let (tx, mut edges) = hal::edges();
+                let pin = cx.board.input(self.pin, self.pull, tx)?;
+                let level = self.logical(pin.read()?);
+                let watch = match &mut watch {
+                    Some(watch) => {
+                        let believed = watch.debounce.level(level, Instant::now());
+                        DigitalIn::believe(cx, watch, believed).await;
+                        watch
                     }
-                    () = std::future::ready(()), if missed && edges.is_empty() => {
-                        missed = false;
-                        debounce.level(logical(pin.read()?), Instant::now())
-                    }
-                    () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
-                        let now = Instant::now();
-                        match debounce.candidate {
-                            Some(c) if logical(pin.read()?) != c.on => {
-                                if doubt.take().is_some() {
-                                    // no edge came: it was lost, and the level did not hold
-                                    debounce.candidate = None;
-                                } else {
-                                    doubt = Some(now + EDGE_DELAY);
-                                }
-                                None
-                            }
-                            _ => {
-                                doubt = None;
-                                debounce.expire(now)
-                            }
-                        }
+                    None => {
+                        cx.online().await;
+                        cx.reading(0, Value::Bool(level), Quality::Good, Instant::now()).await;
+                        let debounce = Debouncer::new(self.hold_on, self.hold_off, level);
+                        watch.insert(Watch { debounce, gestures: Gestures::new(&self.gestures) })
                     }
                 };
-                if let Some((on, at)) = believed {
-                    cx.reading(0, Value::Bool(on), Quality::Good, at).await;
+                match self.watch(cx, pin, &mut edges, watch).await? {
+                    Ended::Over => return Ok(()),
+                    Ended::Storm => {
+                        input::flooding(cx, true, LIMIT);
+                        // what waits in the channel was not believed; nobody knows what came behind it
+                        watch.debounce.candidate = None;
+                        watch.gestures.reset();
+                        if !pause(cx, PAUSE).await {
+                            return Ok(());
+                        }
+                    }
                 }
             }
         })
@@ -256,34 +352,14 @@ mod tests {
     use super::*;
     use crate::device::Report;
     use crate::device::testing::Bench;
+    use crate::hal::sim::SimBoard;
     use crate::hal::{Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, OutputPin, Start};
-    use proptest::prelude::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
     use tokio::sync::watch;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
-    }
-
-    #[test]
-    fn without_debounce_every_change_is_believed_at_once() {
-        let t = Instant::now();
-        let mut d = Debouncer { hold_on: ms(0), hold_off: ms(0), believed: false, candidate: None };
-        assert_eq!(d.level(true, t), Some((true, t)));
-        assert_eq!(d.level(true, t + ms(1)), None);
-        assert_eq!(d.level(false, t + ms(2)), Some((false, t + ms(2))));
-    }
-
-    #[test]
-    fn a_bounce_shorter_than_the_window_is_not_believed() {
-        let t = Instant::now();
-        let mut d = Debouncer { hold_on: ms(20), hold_off: ms(50), believed: false, candidate: None };
-        d.level(true, t);
-        d.level(false, t + ms(5));
-        assert_eq!(d.candidate, None);
-        d.level(true, t + ms(8));
-        assert_eq!(d.expire(t + ms(27)), None);
-        assert_eq!(d.expire(t + ms(28)), Some((true, t + ms(8))));
     }
 
     /// A pin whose level is set by the test, and whose edges are sent by it.
@@ -319,7 +395,7 @@ mod tests {
         }
     }
     fn driver(hold: Duration) -> DigitalIn {
-        DigitalIn { pin: 17, pull: Pull::Off, inverted: false, hold_on: hold, hold_off: hold }
+        DigitalIn { pin: 17, pull: Pull::Off, inverted: false, hold_on: hold, hold_off: hold, gestures: Vec::new() }
     }
 
     #[tokio::test]
@@ -367,24 +443,85 @@ mod tests {
         }
     }
 
-    proptest! {
-        /// The reference: a state is believed when its level has held for the window, and only then.
-        #[test]
-        fn bounces_agree_with_the_reference(gaps in proptest::collection::vec(1u64..60, 1..60), hold in 0u64..40) {
-            let t = Instant::now();
-            let mut d = Debouncer { hold_on: ms(hold), hold_off: ms(hold), believed: false, candidate: None };
-            let (mut out, mut want) = (Vec::new(), Vec::new());
-            let mut at = 0;
-            let (mut level, mut believed) = (false, false);
-            for gap in &gaps {
-                level = !level;
-                out.extend(d.level(level, t + ms(at)).map(|(on, _)| on));
-                // the next edge comes after `gap`: the timer fires before it if the window is over by then
-                if let Some(c) = d.candidate && c.due <= t + ms(at + gap) { out.extend(d.expire(c.due).map(|(on, _)| on)); }
-                if *gap >= hold && level != believed { want.push(level); believed = level; }
-                at += gap;
+    #[tokio::test]
+    async fn a_storm_costs_a_bounded_number_of_edges_and_the_final_level_is_published() {
+        let board = SimBoard::new();
+        let bench = Bench::new(Arc::new(board.clone()));
+        let driver = driver(ms(5));
+        let over = Arc::new(AtomicBool::new(false));
+        let (stop, hand) = (over.clone(), board.clone());
+        let storm = std::thread::spawn(move || {
+            let mut driven = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                for level in [Level::High, Level::Low] {
+                    hand.drive(17, level).unwrap();
+                    driven += 1;
+                }
             }
-            prop_assert_eq!(out, want);
+            hand.drive(17, Level::High).unwrap();
+            driven
+        });
+        let counters = bench.counters_now();
+        let watched = async {
+            let mut tick = tokio::time::interval(ms(20));
+            while !counters.read().flooding {
+                tick.tick().await;
+            }
+            // one pause and one look at the pin between two
+            tokio::time::sleep(ms(2500)).await;
+            let seen = counters.read();
+            over.store(true, Ordering::Relaxed);
+            while counters.read().flooding {
+                tick.tick().await;
+            }
+            seen
+        };
+        let (seen, reports) = {
+            let (context, orders, mut reports) = bench.taken_apart();
+            let mut context = context;
+            let mut got = Vec::new();
+            let mut run = Box::pin(driver.run(&mut context));
+            let mut watched = std::pin::pin!(watched);
+            let seen = loop {
+                tokio::select! {
+                    seen = &mut watched => break seen,
+                    report = reports.recv() => got.extend(report),
+                    _ = &mut run => panic!("it ended"),
+                }
+            };
+            drop(orders);
+            run.await.unwrap();
+            while let Ok(report) = reports.try_recv() {
+                got.push(report);
+            }
+            (seen, got)
+        };
+        let driven = storm.join().unwrap();
+        assert!(driven > 20_000, "{driven} edges are no storm");
+        assert!(seen.storms == 1 && seen.edges < 4 * u64::from(LIMIT), "{seen:?}");
+        let last = reports.iter().rev().find(|r| matches!(r, Report::Reading { .. }));
+        assert!(matches!(last, Some(Report::Reading { value: Value::Bool(true), .. })), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn a_button_tells_its_states_and_its_gestures() {
+        let board = SimBoard::new();
+        let mut bench = Bench::new(Arc::new(board.clone()));
+        let driver = DigitalIn { gestures: vec![Gesture::Click, Gesture::Double], ..driver(ms(10)) };
+        let hand = async {
+            let mut tick = tokio::time::interval(ms(50));
+            tick.tick().await;
+            for level in [Level::High, Level::Low, Level::High, Level::Low] {
+                tick.tick().await;
+                board.drive(17, level).unwrap();
+            }
+        };
+        let (reports, ()) = tokio::join!(bench.run(&driver, 7), hand);
+        match &reports[6] {
+            Report::Reading { point, value: Value::Text(word), .. } => {
+                assert_eq!((point.0, word.as_str()), (1, "double"))
+            }
+            other => panic!("{other:?}"),
         }
     }
 }

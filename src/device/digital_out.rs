@@ -195,6 +195,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         }],
         point_verbs: vec!["set", "get", "pulse"],
         device_verbs: vec![],
+        own_verbs: vec![],
         output: Some(limits),
         safe: Some(SafePin { pin: keys.pin.0, high: safe != inverted }),
         notes,
@@ -221,6 +222,7 @@ impl Driver for DigitalOut {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
             let start = match self.initial {
+                _ if std::mem::take(&mut cx.start_kept) => Start::Keep,
                 _ if cx.start_safe => Start::At(self.level(self.safe)),
                 StateKey::Off => Start::At(self.level(false)),
                 StateKey::On => Start::At(self.level(true)),
@@ -245,7 +247,7 @@ impl Driver for DigitalOut {
                     Err(e) => {
                         // what it is now nobody knows, and nobody watches its limits until it is taken over again
                         let _ = pin.write(self.level(self.safe));
-                        cx.acted(ticket, Err(e.text.clone())).await;
+                        cx.acted(ticket, Err(e.text.clone().into())).await;
                         return Err(e.into());
                     }
                 }
@@ -275,7 +277,7 @@ mod tests {
         bench.order_late(1, Action::Set(Value::Bool(true)));
         bench.order(2, Action::Set(Value::Bool(false)));
         let reports = bench.run(&driver(), 4).await;
-        assert!(matches!(&reports[2], Report::Acted(_, Err(why)) if why.contains("too long")), "{reports:?}");
+        assert!(matches!(&reports[2], Report::Acted(_, Err(why)) if why.reason.contains("too long")), "{reports:?}");
         assert!(matches!(&reports[3], Report::Acted(_, Ok(Some(Value::Bool(false))))), "{reports:?}");
     }
 

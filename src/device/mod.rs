@@ -4,26 +4,33 @@
 //! place. It gives a [`Built`]: points, verbs, limits, and a [`Driver`], the task that will run. A driver ends with an
 //! error when its hardware fails; the supervisor says `offline`, waits and runs it again.
 
+mod counter;
 mod digital_in;
 mod digital_out;
+mod encoder;
+mod input;
+mod modbus;
 mod serial;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value as Json;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::{Places, Word};
+use crate::hal::bus::{self, Bus};
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, OutputLimits, Place, PointId, Problem, Quality, Stamp, Ticket,
-    Value,
+    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
 /// A word of the list of kinds.
@@ -35,7 +42,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -68,6 +75,8 @@ pub struct Built {
     pub point_verbs: Vec<&'static str>,
     /// Verbs said to the device.
     pub device_verbs: Vec<&'static str>,
+    /// Verbs of its own, said to single points or to the device; they come as [`Action::Verb`].
+    pub own_verbs: Vec<VerbSpec>,
     /// Limits of its output.
     pub output: Option<OutputLimits>,
     /// Its pin's safe level.
@@ -93,7 +102,21 @@ pub struct Desk<'a> {
     /// Names of all ports.
     pub port_names: &'a [String],
     /// Ports taken so far.
-    pub ports_taken: &'a mut Vec<(String, String, Option<Place>)>,
+    pub ports_taken: &'a mut Vec<PortTaken>,
+    /// The tasks of the ports that devices share.
+    pub port_tasks: &'a mut Vec<bus::Task>,
+}
+
+/// A port that a device has taken.
+pub struct PortTaken {
+    /// Its name.
+    pub port: String,
+    /// The device that took it first.
+    pub device: String,
+    /// Where it says so.
+    pub place: Option<Place>,
+    /// Further devices may share it; `None`: it is for this device alone.
+    pub bus: Option<Bus>,
 }
 
 impl Desk<'_> {
@@ -141,27 +164,55 @@ impl Desk<'_> {
     /// Takes a port for this device alone.
     pub fn claim_port(&mut self, port: &str, path: &[&str]) -> Option<PortSpec> {
         let place = self.place(path);
-        let Some(spec) = (self.ports)(port) else {
-            if !self.places.dropped(&["ports", port]) {
-                let near = crate::config::near(port, self.port_names);
-                let help = match (near, self.port_names) {
-                    (Some(near), _) => format!("did you mean `{near}`?"),
-                    (None, []) => format!("declare it: ports: {{ {port}: {{ path: /dev/serial/by-id/… }} }}"),
-                    (None, names) => format!("the ports are {}", names.join(", ")),
-                };
-                self.problems.push(Problem::error(place, format!("there is no port `{port}`")).help(help));
-            }
-            return None;
-        };
-        if let Some((_, owner, first)) = self.ports_taken.iter().find(|(p, ..)| p == port) {
-            self.problems.push(
-                Problem::error(place, format!("port `{port}` is already used by device `{owner}`"))
-                    .related(*first, format!("`{owner}` uses it here"))
-                    .help("a port belongs to one device; put all its points there"),
-            );
+        let spec = self.find_port(port, place)?;
+        if let Some(taken) = self.ports_taken.iter().find(|t| t.port == port) {
+            let (owner, first) = (taken.device.clone(), taken.place);
+            self.port_is_taken(port, &owner, place, first);
             return None;
         }
-        self.ports_taken.push((port.to_owned(), self.name.to_owned(), place));
+        self.take_port(port, place, None);
+        spec
+    }
+    /// Joins a port that other devices may share, of this kind or of others that do.
+    pub fn share_port(&mut self, port: &str, path: &[&str]) -> Option<Bus> {
+        let place = self.place(path);
+        let spec = self.find_port(port, place)?;
+        match self.ports_taken.iter().find(|t| t.port == port) {
+            Some(PortTaken { bus: Some(bus), .. }) => return Some(bus.clone()),
+            Some(PortTaken { bus: None, device, place: first, .. }) => {
+                let (owner, first) = (device.clone(), *first);
+                self.port_is_taken(port, &owner, place, first);
+                return None;
+            }
+            None => {}
+        }
+        let (bus, task) = bus::bus(spec?);
+        self.port_tasks.push(task);
+        self.take_port(port, place, Some(bus.clone()));
+        Some(bus)
+    }
+    fn take_port(&mut self, port: &str, place: Option<Place>, bus: Option<Bus>) {
+        self.ports_taken.push(PortTaken { port: port.to_owned(), device: self.name.to_owned(), place, bus });
+    }
+    fn port_is_taken(&mut self, port: &str, owner: &str, place: Option<Place>, first: Option<Place>) {
+        self.problems.push(
+            Problem::error(place, format!("port `{port}` is already used by device `{owner}`"))
+                .related(first, format!("`{owner}` uses it here"))
+                .help("one of the two kinds does not share a port; give it a port of its own"),
+        );
+    }
+    /// `Some(None)`: it is there, and wrong itself.
+    fn find_port(&mut self, port: &str, place: Option<Place>) -> Option<Option<PortSpec>> {
+        let spec = (self.ports)(port);
+        if spec.is_none() && !self.places.dropped(&["ports", port]) {
+            let near = crate::config::near(port, self.port_names);
+            let help = match (near, self.port_names) {
+                (Some(near), _) => format!("did you mean `{near}`?"),
+                (None, []) => format!("declare it: ports: {{ {port}: {{ path: /dev/serial/by-id/… }} }}"),
+                (None, names) => format!("the ports are {}", names.join(", ")),
+            };
+            self.problems.push(Problem::error(place, format!("there is no port `{port}`")).help(help));
+        }
         spec
     }
 }
@@ -202,6 +253,20 @@ pub struct Counters {
     pub readings: AtomicU64,
     /// See [`DeviceCounters`].
     pub errors: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub missed: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub late: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub edges: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub lost_edges: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub illegal_moves: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub storms: AtomicU64,
+    /// See [`DeviceCounters`].
+    pub flooding: AtomicBool,
 }
 
 impl Counters {
@@ -218,6 +283,13 @@ impl Counters {
             dropped_bytes: get(&self.dropped_bytes),
             readings: get(&self.readings),
             errors: get(&self.errors),
+            missed: get(&self.missed),
+            late: get(&self.late),
+            edges: get(&self.edges),
+            lost_edges: get(&self.lost_edges),
+            illegal_moves: get(&self.illegal_moves),
+            storms: get(&self.storms),
+            flooding: self.flooding.load(Ordering::Relaxed),
         }
     }
 }
@@ -239,7 +311,18 @@ pub enum Report {
     /// It works, or no longer.
     Status(DeviceId, DeviceStatus),
     /// It has done what was asked.
-    Acted(Ticket, Result<Option<Value>, String>),
+    Acted(Ticket, Result<Option<Value>, Refusal>),
+    /// Something is to survive a restart.
+    Remember {
+        /// Which device.
+        device: DeviceId,
+        /// The device's own key.
+        key: String,
+        /// What; `None`: it need not be kept any more.
+        value: Option<Json>,
+        /// Whether it is written at once, or within a minute and at an orderly stop.
+        urgent: bool,
+    },
 }
 
 /// What the hub asks of a device.
@@ -255,11 +338,11 @@ pub struct Order {
 
 impl Order {
     /// The action, unless it is too late to begin it; then the answer.
-    pub fn in_time(self) -> Result<(Ticket, Action), (Ticket, String)> {
+    pub fn in_time(self) -> Result<(Ticket, Action), (Ticket, Refusal)> {
         if Instant::now() <= self.until {
             Ok((self.ticket, self.action))
         } else {
-            Err((self.ticket, "it waited too long to be begun".into()))
+            Err((self.ticket, Refusal::new(OutcomeKind::Timeout, "it waited too long to be begun")))
         }
     }
 }
@@ -280,13 +363,43 @@ pub struct Context {
     pub counters: Arc<Counters>,
     /// To the hub; bounded, so that a flood slows its own device only.
     pub up: mpsc::Sender<Report>,
+    /// To the hub, for answers: it is heard also while devices are held back. An output has no other way, so that what it
+    /// says stays in order.
+    pub answers: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
     /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
     pub start_safe: bool,
+    /// The output was ours a moment ago, before a reload: it begins as it is.
+    pub start_kept: bool,
+    /// What it asked to have kept, by its own keys; of the runs before at first.
+    pub memory: BTreeMap<String, Json>,
 }
 
 impl Context {
+    /// What it asked to have kept, in this run or one before.
+    pub fn recall(&self, key: &str) -> Option<&Json> {
+        self.memory.get(key)
+    }
+    /// Has a value survive a restart; `None`: it need not any more. It is on disk within a minute, and at an orderly
+    /// stop: what may be lost in a crash is what was said in the last minute. No change costs no write.
+    pub async fn remember(&mut self, key: &str, value: Option<Json>) {
+        self.keep(key, value, false).await;
+    }
+    /// The same, begun to be written at once. For what seldom changes and matters: every call is a write to the card.
+    pub async fn remember_now(&mut self, key: &str, value: Option<Json>) {
+        self.keep(key, value, true).await;
+    }
+    async fn keep(&mut self, key: &str, value: Option<Json>, urgent: bool) {
+        if self.memory.get(key) == value.as_ref() && !urgent {
+            return;
+        }
+        match &value {
+            Some(value) => self.memory.insert(key.to_owned(), value.clone()),
+            None => self.memory.remove(key),
+        };
+        let _ = self.up.send(Report::Remember { device: self.id, key: key.to_owned(), value, urgent }).await;
+    }
     /// Hands a reading over. Waits while the hub is behind.
     pub async fn reading(&self, point: usize, value: Value, quality: Quality, at: Instant) {
         let Some(point) = self.points.get(point).copied() else { return };
@@ -298,12 +411,37 @@ impl Context {
     pub async fn online(&self) {
         let _ = self.up.send(Report::Status(self.id, DeviceStatus::Online)).await;
     }
+    /// Says that the line is there and nothing comes.
+    pub async fn silent(&self, why: impl Into<String>) {
+        let _ = self.up.send(Report::Status(self.id, DeviceStatus::Silent(why.into()))).await;
+    }
     /// Answers an action.
-    pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, String>) {
+    pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, Refusal>) {
         if result.is_err() {
             Counters::add(&self.counters.errors, 1);
         }
-        let _ = self.up.send(Report::Acted(ticket, result)).await;
+        let _ = self.answers.send(Report::Acted(ticket, result)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hal::sim::SimBoard;
+
+    #[tokio::test]
+    async fn what_a_device_has_kept_is_told_once_and_recalled() {
+        let (mut context, _orders, mut reports) = testing::Bench::new(Arc::new(SimBoard::new())).taken_apart();
+        context.remember("total", Some(Json::from(7))).await;
+        context.remember("total", Some(Json::from(7))).await;
+        assert_eq!(context.recall("total"), Some(&Json::from(7)));
+        context.remember_now("total", None).await;
+        assert_eq!(context.recall("total"), None);
+        let mut said = Vec::new();
+        while let Ok(Report::Remember { key, value, urgent, .. }) = reports.try_recv() {
+            said.push((key, value, urgent));
+        }
+        assert_eq!(said, [("total".into(), Some(Json::from(7)), false), ("total".into(), None, true)]);
     }
 }
 
@@ -325,13 +463,16 @@ pub(crate) mod testing {
             let context = Context {
                 id: DeviceId(0),
                 name: "device".into(),
-                points: vec![PointId(0)],
+                points: (0..4).map(PointId).collect(),
                 board,
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
+                answers: up.clone(),
                 up,
                 orders: from_hub,
                 start_safe: false,
+                start_kept: false,
+                memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }
         }
@@ -346,12 +487,39 @@ pub(crate) mod testing {
         pub(super) fn counters(&self) -> DeviceCounters {
             self.context.counters.read()
         }
+        pub(super) fn counters_now(&self) -> Arc<Counters> {
+            self.context.counters.clone()
+        }
         pub(super) fn clock(&self) -> Arc<Clock> {
             self.context.clock.clone()
         }
         /// What a supervisor needs; the orders' other end, so that it goes on; what it reports.
         pub(crate) fn taken_apart(self) -> (Context, mpsc::Sender<Order>, mpsc::Receiver<Report>) {
             (self.context, self.orders, self.reports)
+        }
+        /// The same; `then` is done when it has made the first `after` of them.
+        pub(super) async fn run_while(
+            &mut self,
+            driver: &dyn Driver,
+            reports: usize,
+            after: usize,
+            then: impl FnOnce(),
+        ) -> Vec<Report> {
+            let mut got = Vec::new();
+            let mut run = driver.run(&mut self.context);
+            let (mut ended, mut then) = (false, Some(then));
+            while got.len() < reports {
+                if got.len() >= after
+                    && let Some(then) = then.take()
+                {
+                    then();
+                }
+                tokio::select! {
+                    report = self.reports.recv() => got.extend(report),
+                    _ = &mut run, if !ended => ended = true,
+                }
+            }
+            got
         }
         /// Runs a driver until it has made so many reports.
         pub(super) async fn run(&mut self, driver: &dyn Driver, reports: usize) -> Vec<Report> {

@@ -11,14 +11,14 @@ use serde_json::{Map, Value as Json, json};
 use crate::config::scalar::Span;
 use crate::model::{
     Action, Deliver, DeviceId, DeviceStatus, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority,
-    Properties, Qos, Ticket, Value, Wall,
+    Properties, Qos, Refusal, Takes, Ticket, Value, Wall,
 };
 use crate::wire::command::{self, Switch};
 use crate::wire::payload;
 use crate::wire::{Record, Route, Topics};
 
 use super::outputs::{Verdict, Wish};
-use super::{Effect, Engine, Outgoing};
+use super::{Effect, Engine, Outgoing, verbs};
 
 /// How long a device may take to act. What it has not begun by then it must not begin.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,6 +58,8 @@ struct Pending {
 struct Wished {
     verb: String,
     value: Option<Value>,
+    /// Whether only this very value, read back, means that it was done.
+    exact: bool,
     reply: Reply,
     ack: u64,
     key: Option<String>,
@@ -79,12 +81,12 @@ pub struct Commands {
 impl Commands {
     /// A ticket for a write that nobody wished.
     pub fn forced(&mut self, device: DeviceId, now: Mono) -> Ticket {
-        self.enter(device, now, None)
+        self.enter(device, now.after(PATIENCE), None)
     }
-    fn enter(&mut self, device: DeviceId, now: Mono, wished: Option<Wished>) -> Ticket {
+    fn enter(&mut self, device: DeviceId, deadline: Mono, wished: Option<Wished>) -> Ticket {
         self.next += 1;
         let ticket = Ticket(self.next);
-        self.pending.insert(ticket, Pending { device, deadline: Some(now.after(PATIENCE)), wished });
+        self.pending.insert(ticket, Pending { device, deadline: Some(deadline), wished });
         ticket
     }
     /// How many are being carried out and not overdue.
@@ -182,6 +184,7 @@ impl Engine {
                         self.command(Asked { device, point, verb, wish, reply, came: now.mono }, &message, now, fx);
                     }
                     Err(text) => {
+                        let reply = Reply { id: command::id_of(&message), ..reply };
                         let outcome = Outcome::because(OutcomeKind::Rejected, text);
                         self.answer(About::verb(device, &verb), &reply, &outcome, now, fx);
                         fx.push(Effect::Ack(message.ack));
@@ -208,14 +211,14 @@ impl Engine {
             bytes => serde_json::from_slice(bytes).unwrap_or(Json::Null),
         };
         let refuse = |engine: &Engine, reply: &Reply, text: String, fx: &mut Vec<Effect>| {
-            let about = About { device: None, verb, wished: None };
-            engine.answer(about, reply, &Outcome::because(OutcomeKind::Rejected, text), now, fx);
+            engine.answer_request(verb, reply, &Outcome::because(OutcomeKind::Rejected, text), now, fx);
             fx.push(Effect::Ack(message.ack));
         };
         let Json::Object(map) = body else {
             return refuse(self, &reply, "a request is a JSON object".into(), fx);
         };
         reply.transaction = map.get("transaction").cloned();
+        reply.id = command::id_of(message);
         if message.retain {
             return refuse(
                 self,
@@ -224,10 +227,10 @@ impl Engine {
                 fx,
             );
         }
-        if verb == "health" {
-            fx.push(Effect::Health(Some(reply)));
-            fx.push(Effect::Ack(message.ack));
-            return;
+        match self.gateway_request(verb, &map, &reply, now, fx) {
+            Ok(true) => return fx.push(Effect::Ack(message.ack)),
+            Ok(false) => {}
+            Err(text) => return refuse(self, &reply, text, fx),
         }
         let text = |key: &str| map.get(key).and_then(Json::as_str);
         let Some(name) = text("device") else {
@@ -245,7 +248,8 @@ impl Engine {
             },
         };
         let verb_wanted = text("verb").unwrap_or("set").to_owned();
-        let Some(value) = map.get("value").cloned().or_else(|| (verb_wanted == "get").then_some(Json::Null)) else {
+        let needs_none = verb_wanted == "get" || self.takes_nothing(device, point, &verb_wanted);
+        let Some(value) = map.get("value").cloned().or_else(|| needs_none.then_some(Json::Null)) else {
             return refuse(self, &reply, "`value` is missing: {\"device\":\"pump\",\"value\":\"ON\"}".into(), fx);
         };
         // the same envelope as on a device's own topic
@@ -263,6 +267,12 @@ impl Engine {
             }
             Err(text) => refuse(self, &reply, text, fx),
         }
+    }
+
+    fn takes_nothing(&self, device: DeviceId, point: Option<PointId>, verb: &str) -> bool {
+        let device = self.devices.get(device.0 as usize);
+        let own = device.and_then(|device| verbs::find(device, point, verb).ok().flatten());
+        own.is_some_and(|own| own.takes == Takes::Nothing)
     }
 
     fn point_named(&self, device: DeviceId, name: &str) -> Option<PointId> {
@@ -309,17 +319,18 @@ impl Engine {
             None => self.decide(&asked, now, fx),
         };
         match verdict {
-            Ok(action) => {
-                let value = match &action {
-                    Action::Set(value) => Some(value.clone()),
-                    Action::Send(_) => None,
+            Ok((action, time)) => {
+                let (value, exact) = match &action {
+                    Action::Set(value) => (Some(value.clone()), true),
+                    Action::Verb { value, .. } => (Some(value.clone()), false),
+                    Action::Send(_) => (None, false),
                 };
                 if let Some(key) = &key {
                     self.commands.remember(key.clone(), None);
                 }
-                let wished =
-                    Wished { verb: asked.verb, value, reply: asked.reply, ack: message.ack, key, also: Vec::new() };
-                let ticket = self.commands.enter(asked.device, now.mono, Some(wished));
+                let (reply, ack) = (asked.reply, message.ack);
+                let wished = Wished { verb: asked.verb, value, exact, reply, ack, key, also: Vec::new() };
+                let ticket = self.commands.enter(asked.device, now.mono.after(PATIENCE + time), Some(wished));
                 fx.push(Effect::Act(asked.device, ticket, action));
             }
             Err(outcome) => {
@@ -373,9 +384,10 @@ impl Engine {
         None
     }
 
-    /// What a command comes to: an action, or the answer at once.
-    fn decide(&mut self, asked: &Asked, now: &Now, fx: &mut Vec<Effect>) -> Result<Action, Outcome> {
-        let no = |text: String| Err(Outcome::because(OutcomeKind::Rejected, text));
+    /// What a command comes to: an action and the time it may take once it was begun, or the answer at once.
+    fn decide(&mut self, asked: &Asked, now: &Now, fx: &mut Vec<Effect>) -> Result<(Action, Duration), Outcome> {
+        let rejected = |text: String| Outcome::because(OutcomeKind::Rejected, text);
+        let no = |text: String| Err(rejected(text));
         let Some(device) = self.devices.get(asked.device.0 as usize) else {
             return no("there is no such device".into());
         };
@@ -386,6 +398,12 @@ impl Engine {
             && let Some(DeviceStatus::Offline(why)) = self.bridge.status_of(asked.device)
         {
             return Err(Outcome::because(OutcomeKind::Failed, format!("{} is offline: {why}", device.name)));
+        }
+        if let Some(own) = verbs::find(device, asked.point, &asked.verb).map_err(rejected)? {
+            let point = asked.point.and_then(|p| self.points.spec(p));
+            let words = point.map_or(("ON", "OFF"), |p| (p.payload_on.as_str(), p.payload_off.as_str()));
+            let value = verbs::accept(&own.takes, &asked.wish.value, words).map_err(rejected)?;
+            return Ok((Action::Verb { point: own.point, verb: own.verb.clone(), value }, own.time));
         }
         let wish = match asked.verb.as_str() {
             "get" => {
@@ -401,10 +419,11 @@ impl Engine {
                 };
             }
             "send" => {
-                return match &asked.wish.value {
-                    Value::Bytes(b) => Ok(Action::Send(b.clone())),
-                    other => Ok(Action::Send(other.to_string().into_bytes())),
+                let bytes = match &asked.wish.value {
+                    Value::Bytes(b) => b.clone(),
+                    other => other.to_string().into_bytes(),
                 };
+                return Ok((Action::Send(bytes), Duration::ZERO));
             }
             "pulse" => match asked.wish.value.to_string().trim().parse::<Span>() {
                 Ok(d) if !d.0.is_zero() => Wish::Pulse(d.0),
@@ -427,7 +446,7 @@ impl Engine {
             }
         };
         match self.outputs.wish(asked.device, wish, now.mono) {
-            Verdict::Write(on) => Ok(Action::Set(Value::Bool(on))),
+            Verdict::Write(on) => Ok((Action::Set(Value::Bool(on)), Duration::ZERO)),
             Verdict::Answer(outcome) => Err(outcome),
         }
     }
@@ -436,7 +455,7 @@ impl Engine {
     pub(super) fn acted(
         &mut self,
         ticket: Ticket,
-        result: Result<Option<Value>, String>,
+        result: Result<Option<Value>, Refusal>,
         now: &Now,
         fx: &mut Vec<Effect>,
     ) {
@@ -478,11 +497,11 @@ impl Engine {
     }
 
     /// Answers the command that was carried out.
-    fn settle(&mut self, pending: Pending, result: Result<Option<Value>, String>, now: &Now, fx: &mut Vec<Effect>) {
+    fn settle(&mut self, pending: Pending, result: Result<Option<Value>, Refusal>, now: &Now, fx: &mut Vec<Effect>) {
         let Some(wished) = pending.wished else { return };
         let late = pending.deadline.is_some_and(|t| t <= now.mono);
         let outcome = match (result, &wished.value) {
-            (Ok(read), Some(value)) if read.as_ref() != Some(value) => {
+            (Ok(read), Some(value)) if wished.exact && read.as_ref() != Some(value) => {
                 let text = match &read {
                     Some(read) => format!("it reads back {read}"),
                     None => "it could not be read back".into(),
@@ -490,8 +509,8 @@ impl Engine {
                 Outcome { value: read, ..Outcome::because(OutcomeKind::Failed, text) }
             }
             (Ok(read), _) => Outcome::done(read),
-            (Err(text), _) if late => Outcome::because(OutcomeKind::Timeout, text),
-            (Err(text), _) => Outcome::because(OutcomeKind::Failed, text),
+            (Err(no), _) if late => Outcome::because(OutcomeKind::Timeout, no.reason),
+            (Err(no), _) => Outcome::because(no.kind, no.reason),
         };
         self.finish(pending.device, wished, &outcome, now, fx);
     }
@@ -520,6 +539,18 @@ impl Engine {
             self.answer(about, &reply, outcome, now, fx);
             fx.push(Effect::Ack(ack));
         }
+    }
+
+    /// Answers a request that is about no device.
+    pub(super) fn answer_request(
+        &self,
+        verb: &str,
+        reply: &Reply,
+        outcome: &Outcome,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        self.answer(About { device: None, verb, wished: None }, reply, outcome, now, fx);
     }
 
     /// Answers the sender, and tells the others on `bridge/event`.

@@ -9,12 +9,14 @@ pub mod commands;
 pub mod filters;
 pub mod outputs;
 pub mod points;
+pub mod requests;
+mod verbs;
 
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Action, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority, Quality,
-    Stamp, Ticket, Value,
+    Action, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority,
+    Quality, Refusal, Stamp, Ticket, Value,
 };
 use crate::wire::{Record, Topics};
 
@@ -41,7 +43,7 @@ pub enum Event {
     /// A device works, or no longer.
     Device(DeviceId, DeviceStatus),
     /// A device has done what [`Effect::Act`] asked, and read this back; or why not.
-    Acted(Ticket, Result<Option<Value>, String>),
+    Acted(Ticket, Result<Option<Value>, Refusal>),
     /// A subscription brought this.
     Incoming(Incoming),
     /// The broker is there.
@@ -56,8 +58,10 @@ pub enum Event {
     Problem(String),
     /// The time given by [`Engine::next_wake`] has come.
     Wake,
-    /// The daemon stops in order: outputs take their `on_stop`.
-    Stop,
+    /// Something to be said on `bridge/event`.
+    Say(serde_json::Value),
+    /// The daemon stops in order: outputs take their `on_stop`, but not these, which the next one takes over at once.
+    Stop(Vec<DeviceId>),
 }
 
 /// What is to be done about it.
@@ -71,8 +75,21 @@ pub enum Effect {
     Ack(u64),
     /// An input pin of the simulated board is to be driven.
     DriveSim(u8, bool),
+    /// A value is to survive a restart; `None`: it need not any more. It comes back in [`Setup::memory`].
+    Remember {
+        /// Under this key; those that begin with `device/` are the devices'.
+        key: String,
+        /// What.
+        value: Option<serde_json::Value>,
+        /// Whether it is begun to be written at once, or with the next of the kind, within a minute at the latest.
+        urgent: bool,
+    },
     /// `bridge/health` is to be collected and sent; with a topic, an answer is wanted there as well.
     Health(Option<commands::Reply>),
+    /// Something is asked of the daemon itself; it answers.
+    Daemon(requests::Request, commands::Reply),
+    /// For the log: an output was moved though nobody wished it now.
+    Log(String),
 }
 
 /// A message on its way to the queue.
@@ -110,6 +127,12 @@ pub struct Setup {
     pub chains: Vec<Chain>,
     /// What `bridge/info` says.
     pub info: bridge::Info,
+    /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
+    pub memory: BTreeMap<String, serde_json::Value>,
+    /// This run of the machine, and where [`Mono`] began in it.
+    pub boot: Boot,
+    /// Whether the run before ended without order.
+    pub abnormal: bool,
 }
 
 /// The engine.
@@ -169,10 +192,11 @@ impl Engine {
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
             Event::Gap(gap) => self.bridge.gap(&self.topics, &gap, now, fx),
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
+            Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
-            Event::Stop => {
+            Event::Stop(keep) => {
                 self.stopping = true;
-                let writes = self.outputs.stop(now.mono);
+                let writes = self.outputs.stop(&keep, now.mono);
                 self.force(writes, false, now, fx);
             }
         }
@@ -222,14 +246,16 @@ impl Engine {
     }
 
     fn status(&mut self, device: DeviceId, status: DeviceStatus, now: &Now, fx: &mut Vec<Effect>) {
-        if let DeviceStatus::Offline(_) = status {
-            self.outputs.lost(device);
+        if status != DeviceStatus::Online {
             for point in self.devices.get(device.0 as usize).into_iter().flat_map(|d| &d.points) {
                 self.points.hush(*point);
             }
+        }
+        if let DeviceStatus::Offline(_) = status {
+            self.outputs.lost(device);
             let reason = format!("{} went offline", self.device_name(device));
             for ticket in self.commands.of_device(device) {
-                self.acted(ticket, Err(reason.clone()), now, fx);
+                self.acted(ticket, Err(reason.clone().into()), now, fx);
             }
         }
         self.bridge.status(&self.topics, &self.devices, device, status, now, fx);
@@ -241,6 +267,8 @@ impl Engine {
             if tell {
                 self.bridge.limit(&self.topics, self.device_name(write.device), write.on, &write.reason, now, fx);
             }
+            let to = if write.on { "on" } else { "off" };
+            fx.push(Effect::Log(format!("{} goes {to}: {}", self.device_name(write.device), write.reason)));
             let ticket = self.commands.forced(write.device, now.mono);
             fx.push(Effect::Act(write.device, ticket, Action::Set(Value::Bool(write.on))));
         }

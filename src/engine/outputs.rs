@@ -14,6 +14,8 @@ use crate::model::{DeviceId, DeviceSpec, Mono, Outcome, OutcomeKind, OutputLimit
 
 /// How long a failed switching-off is left before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// While one daemon hands its outputs over to the next, nobody watches their limits; it takes less than this.
+const CHANGE: Duration = Duration::from_secs(15);
 
 /// What is wished of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,12 +315,18 @@ impl Outputs {
         forced
     }
 
-    /// What the outputs are to be set to at an orderly stop; those that go off come first.
-    pub fn stop(&mut self, now: Mono) -> Vec<Forced> {
+    /// What the outputs are to be set to at an orderly stop; those that go off come first. Those in `keep` stay as they
+    /// are, if their time is not over in a moment.
+    pub fn stop(&mut self, keep: &[DeviceId], now: Mono) -> Vec<Forced> {
         self.stopped = true;
         // nobody will hold an output that stays on to its limit
         let state = |o: &Output| o.limits.on_stop.or((o.off_at.is_some() || o.pulse.is_some()).then_some(false));
-        let mut ids: Vec<_> = self.list.iter().filter_map(|(id, o)| state(o).map(|on| (on, *id))).collect();
+        // a limit is found again, a pulse would never end
+        let limit = |o: &Output| if o.on == Some(true) { on_limit(o, o.since) } else { None };
+        let soon = |o: &Output| o.off_at.as_ref().is_some_and(|(t, _)| *t <= now.after(CHANGE));
+        let goes_on = |o: &Output| o.pulse.is_none() && o.off_at == limit(o) && !soon(o);
+        let stops = self.list.iter().filter(|(id, o)| !keep.contains(id) || !goes_on(o));
+        let mut ids: Vec<_> = stops.filter_map(|(id, o)| state(o).map(|on| (on, *id))).collect();
         ids.sort();
         let mut forced = Vec::new();
         for (on, id) in ids {
@@ -368,6 +376,7 @@ mod tests {
             kind: "digital_out",
             points: vec![],
             verbs: vec![],
+            own: vec![],
             output: Some(limits),
         }
     }
@@ -445,7 +454,7 @@ mod tests {
         o.wish(id, Wish::Be(true), at(150));
         o.settled(id, Some(true), at(150));
         assert_eq!(kind(o.wish(id, Wish::Toggle, at(300))), OutcomeKind::Rejected);
-        assert_eq!(o.stop(at(301)).len(), 1);
+        assert_eq!(o.stop(&[], at(301)).len(), 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! happens in it: an event at the margin, what it brings indented below it. The clock is the history's own.
 //!
 //! Events: `at 5s` (the clock goes on, and whoever wants to be woken is), `up`, `down`, `online DEVICE`,
-//! `offline DEVICE WHY`, `read POINT VALUE`, `acted N VALUE|-|failed WHY`, `in TOPIC (FLAGS) PAYLOAD`, `sim PIN LEVEL`,
+//! `offline DEVICE WHY`, `silent DEVICE WHY`, `read POINT VALUE`, `acted N VALUE|-|failed (KIND) WHY`, `in TOPIC (FLAGS) PAYLOAD`, `sim PIN LEVEL`,
 //! `gap FROM TO COUNT REASON`, `problem TEXT`, `unset` (the system's clock counts as not set), `stop`; `#` is a remark.
 //! Messages that come in are acknowledged by their order: the first is 1. A time is shown only where it is not now.
 //!

@@ -191,13 +191,18 @@ const ROLES: [&str; 28] = [
     "",
 ];
 
+/// What a pin (BCM number) of any Raspberry Pi can do beside being a plain pin; [`super::boards`] knows more.
+pub fn role(pin: u8) -> &'static str {
+    ROLES.get(usize::from(pin)).copied().unwrap_or("")
+}
+
 /// The 40 places in order.
 pub fn header() -> Vec<HeaderPin> {
     let mut pins = Vec::with_capacity(HEADER.len());
     for (place, &bcm) in (1u8..).zip(HEADER.iter()) {
         let bcm = u8::try_from(bcm).ok();
         let role = match bcm {
-            Some(n) => ROLES.get(usize::from(n)).copied().unwrap_or(""),
+            Some(n) => role(n),
             None => POWER.iter().find(|(p, _)| *p == place).map_or("", |(_, word)| word),
         };
         pins.push(HeaderPin { place, bcm, role });

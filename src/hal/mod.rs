@@ -7,14 +7,17 @@
 //! - an edge that could not be kept is counted ([`EdgeReceiver::take_lost`]), never silently gone;
 //! - no call blocks for longer than a register access or an ioctl.
 
+pub mod boards;
+pub mod bus;
+pub mod device_tree;
 pub mod list;
 pub mod port;
 pub mod raspberry_pi;
 pub mod sim;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -106,11 +109,27 @@ impl std::error::Error for HalError {}
 /// How many edges wait for a device before they are counted as lost: a tenth of a second at 10 kHz.
 const EDGE_BUFFER: usize = 1024;
 
+/// Takes edges in the backend's own thread, where nothing that the daemon does holds them up. Must not block.
+pub trait EdgeSink: Send + Sync {
+    /// An edge. Those of one pin come in order.
+    fn edge(&self, edge: Edge);
+    /// So many edges could not be kept.
+    fn lost(&self, n: u64);
+    /// The backend gave the pin up, or the pin was dropped.
+    fn gone(&self);
+}
+
 /// The backend's end of a pin's edges. Cheap to clone; safe from any thread; never blocks.
-#[derive(Clone, Debug)]
-pub struct EdgeSender {
-    tx: mpsc::Sender<Edge>,
-    lost: Arc<AtomicU64>,
+#[derive(Clone)]
+pub struct EdgeSender(Arc<Taker>);
+
+/// A sink that is told when nobody holds it any more.
+struct Taker(Arc<dyn EdgeSink>);
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.0.gone();
+    }
 }
 
 /// The device's end of a pin's edges.
@@ -120,23 +139,53 @@ pub struct EdgeReceiver {
     lost: Arc<AtomicU64>,
 }
 
+/// Edges that wait in a bounded channel.
+struct Waiting {
+    tx: Mutex<Option<mpsc::Sender<Edge>>>,
+    lost: Arc<AtomicU64>,
+}
+
+impl EdgeSink for Waiting {
+    fn edge(&self, edge: Edge) {
+        let tx = self.tx.lock().unwrap_or_else(|e| e.into_inner());
+        if tx.as_ref().is_none_or(|tx| tx.try_send(edge).is_err()) {
+            self.lost(1);
+        }
+    }
+    fn lost(&self, n: u64) {
+        self.lost.fetch_add(n, Ordering::Relaxed);
+    }
+    fn gone(&self) {
+        self.tx.lock().unwrap_or_else(|e| e.into_inner()).take();
+    }
+}
+
 /// A bounded channel for the edges of one pin.
 pub fn edges() -> (EdgeSender, EdgeReceiver) {
     let (tx, rx) = mpsc::channel(EDGE_BUFFER);
     let lost = Arc::new(AtomicU64::new(0));
-    (EdgeSender { tx, lost: lost.clone() }, EdgeReceiver { rx, lost })
+    let waiting = Waiting { tx: Mutex::new(Some(tx)), lost: lost.clone() };
+    (EdgeSender::to(Arc::new(waiting)), EdgeReceiver { rx, lost })
 }
 
 impl EdgeSender {
+    /// Edges go straight to a sink.
+    pub fn to(sink: Arc<dyn EdgeSink>) -> EdgeSender {
+        EdgeSender(Arc::new(Taker(sink)))
+    }
     /// Hands an edge over, or counts it as lost if the device is behind.
     pub fn push(&self, edge: Edge) {
-        if self.tx.try_send(edge).is_err() {
-            self.lose(1);
-        }
+        self.0.0.edge(edge);
     }
     /// Counts edges that the kernel or the hardware could not keep.
     pub fn lose(&self, n: u64) {
-        self.lost.fetch_add(n, Ordering::Relaxed);
+        self.0.0.lost(n);
+    }
+}
+
+impl fmt::Debug for EdgeSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EdgeSender")
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::life::{Life, Sent, keep_alive, window};
 use super::poison::{Culprit, Poison};
-use super::reason::{Cause, Ended, clean, refusal_text};
+use super::preferred::{self, Preferred};
+use super::reason::{Cause, Ended, clean};
 use super::retry::Retry;
 use super::session::{Opening, RECEIVE_MAXIMUM, Report, Session};
 use super::tls::client_config;
@@ -23,6 +24,9 @@ pub(super) const MAX_INCOMING: u32 = 1024 * 1024;
 /// connection: it is read, thrown away and acknowledged.
 const MOST_INCOMING: usize = 16 * 1024 * 1024;
 
+/// A connection that lived this long shows that its broker is well.
+const HELD: Duration = Duration::from_secs(60);
+
 /// The link; see the room's own page. Made by [`Link::new`], lives in [`Link::run`].
 pub struct Link {
     pub(super) config: LinkConfig,
@@ -33,6 +37,8 @@ pub struct Link {
     connections: u64,
     max_incoming: u32,
     pub(super) poison: Poison,
+    /// Between two looks at the first broker.
+    pub(super) look_every: Duration,
     /// For the owner, in order.
     pub(super) pending: VecDeque<LinkEvent>,
 }
@@ -42,7 +48,9 @@ impl Link {
     pub fn new(config: LinkConfig, outbox: Arc<dyn Outbox>, events: mpsc::Sender<LinkEvent>) -> (Link, LinkHandle) {
         let (acks_in, acks) = mpsc::unbounded_channel();
         let (stop_in, stop) = watch::channel(None);
+        let look_every = config.patience.preferred;
         let link = Link {
+            look_every,
             config,
             outbox,
             events,
@@ -63,12 +71,19 @@ impl Link {
             self.tell().await;
             return;
         }
-        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
-        let mut retry = Retry::new(self.config.urls.len(), backoff);
+        let pause = self.config.patience.retry;
+        let mut retry = Retry::new(self.config.urls.len(), Backoff::new(pause, pause * 120), pause * 10);
         let mut at = 0;
+        let mut moving = false;
         while self.stop.borrow().is_none() {
             let Some(url) = self.config.urls.get(at).cloned() else { return };
-            let Some((ended, up_for)) = self.connection(&url).await else { break };
+            let Some((ended, up_for)) = self.connection(at, &url).await else { break };
+            if at == 0 && up_for.is_some_and(|t| t >= HELD) {
+                self.look_every = self.config.patience.preferred;
+            } else if at == 0 && moving {
+                self.look_every = preferred::longer(self.look_every);
+            }
+            moving = ended.cause == Cause::GoBack;
             let next = retry.ended(ended.cause, up_for);
             let mut reason = ended.text;
             if next.taken_over {
@@ -106,11 +121,14 @@ impl Link {
     }
 
     /// One connection from the first byte to the last. `None`: stopped in order.
-    async fn connection(&mut self, url: &BrokerUrl) -> Option<(Ended, Option<Duration>)> {
+    async fn connection(&mut self, at: usize, url: &BrokerUrl) -> Option<(Ended, Option<Duration>)> {
         let mut life = match self.open(url) {
             Ok(life) => life,
             Err(ended) => return Some((ended, None)),
         };
+        if at > 0 {
+            life.preferred = Some(Preferred::new(self.look_every));
+        }
         let end = self.live(&mut life).await;
         // What was answered before the end is done; only then the rest is given up.
         while let Ok(report) = life.session.reports.try_recv() {
@@ -124,7 +142,7 @@ impl Link {
         if let (Err(ended), Some(up_for)) = (&end, up_for) {
             let culprit = self.poison.ended(ended.cause, up_for, life.oldest_record(), life.careful);
             if let Some(Culprit { token, code, text }) = culprit {
-                self.refuse(&mut life, Sent::Record(token), code, text, true);
+                self.refuse(&mut life, Sent::Record(token, 0), code, text, true);
             }
         }
         if life.up {
@@ -135,6 +153,28 @@ impl Link {
     }
 
     fn open(&mut self, url: &BrokerUrl) -> Result<Life, Ended> {
+        let session = Session::open(self.opening(url)?)?;
+        self.connections += 1;
+        Ok(Life::new(session, self.connections, url, &self.config))
+    }
+
+    /// A client beside ours that only sees whether the first broker lets it in.
+    pub(super) fn look(&self) -> Option<Session> {
+        let opening = self.opening(self.config.urls.first()?).ok()?;
+        let client_id = format!("{}-look", opening.client_id);
+        Session::open(Opening {
+            client_id,
+            will: None,
+            session_expiry: Duration::ZERO,
+            kept_qos2: false,
+            span: 1,
+            channel: 1,
+            ..opening
+        })
+        .ok()
+    }
+
+    fn opening(&self, url: &BrokerUrl) -> Result<Opening, Ended> {
         let tls = match url.scheme.tls() {
             true => Some(client_config(&self.config.tls).map_err(|e| Ended::new(Cause::Unreachable, e))?),
             false => None,
@@ -142,12 +182,13 @@ impl Link {
         let config = &self.config;
         let window = window(config);
         let kept = !config.session_expiry.is_zero();
-        let session = Session::open(Opening {
+        Ok(Opening {
             url: url.clone(),
             protocol: config.protocol,
             client_id: config.client_id.clone(),
             login: config.login.clone(),
             tls,
+            proxy: config.proxy.clone(),
             keep_alive: keep_alive(config),
             session_expiry: config.session_expiry,
             will: config.will.clone(),
@@ -155,17 +196,13 @@ impl Link {
             channel: usize::from(window) + 2 * usize::from(RECEIVE_MAXIMUM),
             max_incoming: self.max_incoming,
             kept_qos2: kept && config.subscriptions.iter().any(|s| s.qos == Qos::ExactlyOnce),
-        })?;
-        self.connections += 1;
-        Ok(Life::new(session, self.connections, url, config))
+        })
     }
 
     /// Makes the end of a connection understandable where the session alone could not.
     fn explain(&mut self, ended: Ended, was_up: bool) -> Ended {
         match ended.cause {
-            Cause::StrangeAnswer(code) if !was_up => {
-                Ended::new(Cause::Refused, refusal_text(code, &self.config.client_id))
-            }
+            Cause::StrangeAnswer(code) if !was_up => Ended::refused(code, &self.config.client_id),
             Cause::Broken if !was_up && self.config.protocol == Protocol::V5 => Ended::new(
                 Cause::Refused,
                 format!(

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::backlog::Backlog;
 use super::connection::{Link, MAX_INCOMING};
 use super::fit::{Limits, fit};
+use super::preferred::Preferred;
 use super::reason::{Cause, Ended, Verdict, clean, code_text, verdict};
 use super::session::{Greeting, Heard, Report, Session};
 use super::url::BrokerUrl;
@@ -22,9 +23,8 @@ const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 const FILTERS: usize = 32;
 /// Refused filters are asked for again after this time.
 const RESUBSCRIBE: Duration = Duration::from_secs(300);
-/// Pauses after "not now".
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_CAP: Duration = Duration::from_secs(60);
+/// Pauses after "not now" double up to so many times the first.
+const NOT_NOW_CAP: u32 = 60;
 /// How long a goodbye may take beyond the deadline of a stop.
 const GOODBYE: Duration = Duration::from_millis(500);
 /// Messages for the owner that are collected before it is waited for.
@@ -52,7 +52,8 @@ pub(super) fn keep_alive(config: &LinkConfig) -> Duration {
 
 /// What was handed to the library.
 pub(super) enum Sent {
-    Record(u64),
+    /// By its token, and the how manieth it was.
+    Record(u64, u64),
     Own(String),
     Subscribe(Vec<Subscription>),
     Barrier,
@@ -92,6 +93,10 @@ pub(super) struct Life {
     pub(super) careful: bool,
     /// Records that the broker took in this connection.
     taken: u32,
+    /// Records that were given out, over all connections.
+    given: u64,
+    /// While this is not the first broker of the list.
+    pub(super) preferred: Option<Preferred>,
     leaving: Option<Instant>,
     goodbye: bool,
     gone: bool,
@@ -124,12 +129,14 @@ impl Life {
             silence: keep_alive(config).mul_f32(1.5),
             progress: now,
             paused_until: None,
-            pause: RETRY_FIRST,
+            pause: config.patience.not_now,
             subscribe_again: None,
             owed: VecDeque::new(),
             backlog: Backlog::default(),
             careful: false,
             taken: 0,
+            given: number << 32,
+            preferred: None,
             leaving: None,
             goodbye: false,
             gone: false,
@@ -139,9 +146,14 @@ impl Life {
     /// The record that waits longest for its answer, if nothing of our own waits longer.
     pub(super) fn oldest_record(&self) -> Option<u64> {
         match self.window.oldest() {
-            Some(Sent::Record(token)) => Some(*token),
+            Some(Sent::Record(token, _)) => Some(*token),
             _ => None,
         }
+    }
+
+    /// The first broker answers again.
+    fn moving(&self) -> bool {
+        self.leaving.is_none() && self.preferred.as_ref().is_some_and(Preferred::leaving)
     }
 
     /// DISCONNECT is written; the broker closes next, which is waited for a moment so that it surely reads it.
@@ -161,13 +173,26 @@ impl Link {
         loop {
             loop {
                 let more = self.pump(life);
-                self.tell().await;
+                if !self.pending.is_empty() {
+                    let before = Instant::now();
+                    self.tell().await;
+                    // While we wait for the owner we do not listen: that is not the broker's silence.
+                    let waited = before.elapsed();
+                    life.heard += waited;
+                    life.progress += waited;
+                }
                 if !more {
                     break;
                 }
             }
             if life.gone {
                 return Ok(());
+            }
+            if life.moving()
+                && life.window.is_empty()
+                && life.preferred.as_ref().is_some_and(|p| p.moves(!life.owed.is_empty()))
+            {
+                return Err(Ended::new(Cause::GoBack, "left for the first broker of the list, which answers again"));
             }
             let due = self.due(life);
             if due < alarm.deadline() || alarm.is_elapsed() {
@@ -200,9 +225,14 @@ impl Link {
                         }
                     }
                 }
-                () = outbox.wake().notified(), if life.up && life.leaving.is_none() && life.window.room() => {}
+                () = outbox.wake().notified(), if life.up && life.leaving.is_none() && !life.moving() && life.window.room() => {}
                 Some(ack) = self.acks.recv() => self.ack(life, ack),
                 Ok(_) = stop.wait_for(|s| s.is_some()), if life.leaving.is_none() => self.leave(life),
+                there = looked(&mut life.preferred), if life.welcome.is_some() => {
+                    if let Some(preferred) = &mut life.preferred {
+                        preferred.ended(there);
+                    }
+                }
                 () = alarm.as_mut() => self.check(life)?,
             }
         }
@@ -249,7 +279,7 @@ impl Link {
             }
             if let Some(own) = life.own.pop_front() {
                 self.send_own(life, own);
-            } else if life.leaving.is_some() {
+            } else if life.leaving.is_some() || life.moving() {
                 break;
             } else if !life.up {
                 life.up = true;
@@ -259,7 +289,8 @@ impl Link {
             } else if life.paused_until.is_some() {
                 break;
             } else if let Some(next) = self.outbox.take() {
-                self.send(life, next.message, Sent::Record(next.token));
+                life.given += 1;
+                self.send(life, next.message, Sent::Record(next.token, life.given));
             } else {
                 break;
             }
@@ -313,18 +344,22 @@ impl Link {
         }
         if life.session.client.publish(message) {
             life.window.handed(sent, answered, size);
-        } else if let Sent::Record(token) = sent {
+        } else if let Sent::Record(token, _) = sent {
             // The library's channel is longer than the window; this is for the day when it is not.
             self.outbox.refused(token, Refusal::Retry);
-            life.paused_until = Some(Instant::now() + RETRY_FIRST);
+            life.paused_until = Some(Instant::now() + self.config.patience.not_now);
         }
     }
 
     /// A message that will not or cannot be delivered.
     pub(super) fn refuse(&mut self, life: &mut Life, sent: Sent, code: u8, text: String, for_ever: bool) {
-        let retry = !for_ever && verdict(code) == Verdict::Retry;
+        let mut retry = !for_ever && verdict(code) == Verdict::Retry;
+        let mut text = text;
         match sent {
-            Sent::Record(token) => {
+            Sent::Record(token, nth) => {
+                if retry && let Some(culprit) = self.poison.not_now(token, nth, code) {
+                    (retry, text) = (false, culprit.text);
+                }
                 let refusal = match retry {
                     true => Refusal::Retry,
                     false => Refusal::DeadLetter { code, text: text.clone() },
@@ -340,7 +375,7 @@ impl Link {
         }
         if retry {
             life.paused_until = Some(Instant::now() + life.pause);
-            life.pause = (life.pause * 2).min(RETRY_CAP);
+            life.pause = (life.pause * 2).min(self.config.patience.not_now * NOT_NOW_CAP);
         }
     }
 
@@ -348,11 +383,15 @@ impl Link {
         match heard {
             Heard::Up(greeting) => self.welcome(life, &greeting)?,
             Heard::Written(id) => match life.window.written(id) {
-                Ok(Some(Sent::Record(token))) => self.outbox.done(token),
+                Ok(Some(Sent::Record(token, _))) => self.outbox.done(token),
                 Ok(_) => {}
                 Err(_) => return Err(Ended::new(Cause::GaveUp, "lost count of the packets on their way")),
             },
-            Heard::Goodbye => life.gone_soon(),
+            Heard::Goodbye if life.goodbye => life.gone_soon(),
+            // The library says so too when it cannot make out a message's topic; it sends nothing then.
+            Heard::Goodbye => {
+                return Err(Ended::new(Cause::Broken, "the broker used a topic alias that it had not given"));
+            }
             Heard::Progress => life.progress = Instant::now(),
             Heard::Answered { id, code, text, shrinks } => {
                 if shrinks && life.window.shrink() {
@@ -381,9 +420,9 @@ impl Link {
             return;
         }
         if verdict(code) == Verdict::Done {
-            life.pause = RETRY_FIRST;
-            if let Sent::Record(token) = sent {
-                self.poison.answered(token);
+            life.pause = self.config.patience.not_now;
+            if let Sent::Record(token, nth) = sent {
+                self.poison.answered(token, nth);
                 life.taken = life.taken.saturating_add(1);
                 if life.careful && life.taken == CAREFUL {
                     life.careful = false;
@@ -402,7 +441,7 @@ impl Link {
 
     fn welcome(&mut self, life: &mut Life, greeting: &Greeting) -> Result<(), Ended> {
         if greeting.receive_max == 0 {
-            return Err(Ended::new(Cause::Broken, "the broker allows no message at all (Receive Maximum 0)"));
+            return Err(Ended::new(Cause::GaveUp, "the broker allows no message at all (Receive Maximum 0)"));
         }
         let now = Instant::now();
         let session_present = greeting.session_present;
@@ -453,6 +492,9 @@ impl Link {
     }
 
     fn message(&mut self, life: &mut Life, mut incoming: Incoming, id: u16, qos2: bool) {
+        if incoming.topic.is_empty() {
+            return;
+        }
         if incoming.payload.len() > MAX_INCOMING as usize {
             let (topic, size) = (clean(&incoming.topic), incoming.payload.len());
             self.pending.push_back(LinkEvent::Problem(format!(
@@ -496,6 +538,11 @@ impl Link {
         if let Some((at, _)) = &life.subscribe_again {
             due = due.min(*at);
         }
+        if let Some(preferred) = &life.preferred
+            && life.welcome.is_some()
+        {
+            due = due.min(preferred.due().unwrap_or(due));
+        }
         if let Some(at) = life.leaving {
             due = due.min(if Instant::now() >= at { at + GOODBYE } else { at });
         }
@@ -524,6 +571,9 @@ impl Link {
             let text = format!("the broker acknowledged nothing for {} s", seconds(self.config.patience.answers));
             return Err(Ended::new(Cause::GaveUp, text));
         }
+        if let Some(preferred) = &mut life.preferred {
+            preferred.turn(now, self.config.patience.connect, || self.look());
+        }
         if life.paused_until.is_some_and(|at| now >= at) {
             life.paused_until = None;
         }
@@ -531,5 +581,13 @@ impl Link {
             life.own.push_back(Own::Subscribe(filters));
         }
         Ok(())
+    }
+}
+
+/// Ready when a look at the first broker has ended.
+async fn looked(preferred: &mut Option<Preferred>) -> bool {
+    match preferred {
+        Some(preferred) => preferred.looked().await,
+        None => std::future::pending().await,
     }
 }

@@ -16,7 +16,8 @@
 //! The parts: `connection` is the loop over connections, `life` one of them; `session_v5` and `session_v4` poll the
 //! library and speak the loop's words (`session`). Pure are `window` (packet id and record), `retry` (which broker
 //! next, and when), `fit` (what this broker can take), `reason` (what a failure means, in words), `backlog` (what was
-//! stored while we were away), `poison` (the record that ends every connection).
+//! stored while we were away), `poison` (the record that ends every connection). `preferred` finds the way back to the
+//! first broker of the list.
 //!
 //! How the library is tamed: each connection is a fresh client and event loop, because a used one carries packets and
 //! ids over; it is polled in a task that is never interrupted but only ended as a whole; answers read before an error
@@ -33,6 +34,7 @@ pub mod embedded;
 mod fit;
 mod life;
 mod poison;
+mod preferred;
 mod reason;
 mod retry;
 mod session;
@@ -53,7 +55,7 @@ use tokio::time::Instant;
 use crate::model::{Incoming, Message, Qos};
 pub use connection::Link;
 use tls::TlsFiles;
-use url::BrokerUrl;
+use url::{BrokerUrl, ProxyUrl};
 
 /// Version of MQTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,18 +76,30 @@ pub struct Subscription {
     pub qos: Qos,
 }
 
-/// How long to wait for a broker before the connection is given up.
+/// How long to wait for a broker, and between the tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// From the first SYN to CONNACK.
     pub connect: Duration,
     /// Without any answer to publishes that wait for one.
     pub answers: Duration,
+    /// First pause between two connections that failed; the pauses double up to 120 times as long.
+    pub retry: Duration,
+    /// First pause after "not now"; the pauses double up to 60 times as long.
+    pub not_now: Duration,
+    /// Between two looks at the preferred broker while a lower one serves.
+    pub preferred: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience { connect: Duration::from_secs(10), answers: Duration::from_secs(20) }
+        Patience {
+            connect: Duration::from_secs(10),
+            answers: Duration::from_secs(20),
+            retry: Duration::from_millis(500),
+            not_now: Duration::from_secs(1),
+            preferred: Duration::from_secs(60),
+        }
     }
 }
 
@@ -102,6 +116,8 @@ pub struct LinkConfig {
     pub login: Option<(String, String)>,
     /// For `mqtts` and `wss`; read anew at each connection.
     pub tls: TlsFiles,
+    /// An HTTP proxy on the way to every broker.
+    pub proxy: Option<ProxyUrl>,
     /// Between pings; at least 5 s with MQTT 5. Silence of 1.5 times as long ends the connection.
     pub keep_alive: Duration,
     /// Unanswered publishes at a time.

@@ -1,10 +1,14 @@
-//! Finding the one record that ends every connection, so that it cannot hold up the rest for ever. Pure.
+//! Finding the one record that ends every connection, or is put off for ever, so that it cannot hold up the rest. Pure.
 //!
 //! Two kinds are known: mosquitto answers what is too large with 0x95, which rumqttc cannot read and takes for
 //! garbage; and some brokers close the connection on a topic that is not allowed. The first suspect is the oldest
 //! unanswered record; from then on records go out one at a time, so that the oldest is surely the one. The second
 //! kind looks like any network trouble, so it takes many connections that were closed at once with nothing answered.
+//!
+//! A third kind is answered "not now" each time. While the broker puts off everything (a quota, a full disk) that is
+//! no record's fault and all wait. It is the record's when others that were given out behind it pass, time after time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::reason::{Cause, code_text};
@@ -13,6 +17,11 @@ use super::reason::{Cause, code_text};
 const STRANGE: u32 = 3;
 /// Connections that the broker closes on the same record. With the growing pauses this takes minutes.
 const CLOSED: u32 = 10;
+/// So often a record is put off while another that was given out behind it passes.
+const PASSED: u32 = 8;
+/// So often it is put off in any case, unless the broker speaks of a quota. With the growing pauses half an hour.
+const PUT_OFF: u32 = 32;
+const QUOTA: u8 = 0x97;
 /// Closed later than this after CONNACK it was not the record.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
@@ -31,6 +40,19 @@ pub struct Culprit {
 #[derive(Debug, Default)]
 pub struct Poison {
     suspect: Option<(u64, u32)>,
+    put_off: BTreeMap<u64, PutOff>,
+}
+
+/// A record that was answered "not now": at most as many as are on their way at a time.
+#[derive(Debug, Default)]
+struct PutOff {
+    /// The how manieth it was when it was given out last.
+    nth: u64,
+    times: u32,
+    /// In so many of these times one behind it passed.
+    passed: u32,
+    /// This time already.
+    counted: bool,
 }
 
 impl Poison {
@@ -39,11 +61,39 @@ impl Poison {
         self.suspect.is_some()
     }
 
-    /// A record was answered.
-    pub fn answered(&mut self, token: u64) {
+    /// A record was taken; it was the `nth` that was given out.
+    pub fn answered(&mut self, token: u64, nth: u64) {
         if self.suspect.is_some_and(|(t, _)| t == token) {
             self.suspect = None;
         }
+        if !self.put_off.is_empty() {
+            self.put_off.remove(&token);
+            for other in self.put_off.values_mut().filter(|o| o.nth < nth && !o.counted) {
+                other.counted = true;
+                other.passed += 1;
+            }
+        }
+    }
+
+    /// A record, the `nth` that was given out, was answered "not now".
+    pub fn not_now(&mut self, token: u64, nth: u64, code: u8) -> Option<Culprit> {
+        if self.put_off.len() > 4096 {
+            // Left behind by connections whose records have expired since.
+            self.put_off.clear();
+        }
+        let record = self.put_off.entry(token).or_default();
+        (record.nth, record.counted) = (nth, false);
+        record.times += 1;
+        let times = record.times;
+        if record.passed < PASSED && (code == QUOTA || times < PUT_OFF) {
+            return None;
+        }
+        self.put_off.remove(&token);
+        Some(Culprit {
+            token,
+            code,
+            text: format!("each of {times} times the broker answered with {}", code_text(code)),
+        })
     }
 
     /// A connection ended, `up_for` after CONNACK, with this record the oldest unanswered; `careful`: it was alone.
@@ -101,7 +151,7 @@ mod tests {
         let mut p = Poison::default();
         p.ended(STRANGE_SIZE, NOW, Some(7), false);
         p.ended(STRANGE_SIZE, NOW, Some(7), true);
-        p.answered(7);
+        p.answered(7, 1);
         assert!(!p.careful());
         assert!(p.ended(STRANGE_SIZE, NOW, Some(8), true).is_none());
         assert!(p.ended(STRANGE_SIZE, NOW, Some(8), true).is_none());
@@ -118,6 +168,42 @@ mod tests {
             assert!(p.ended(Cause::Broken, NOW, None, true).is_none());
         }
         assert!(p.ended(Cause::Broken, NOW, Some(1), true).is_some());
+    }
+
+    #[test]
+    fn a_record_that_is_put_off_while_later_ones_pass_is_given_up() {
+        let mut p = Poison::default();
+        let mut nth = 0;
+        let last = loop {
+            nth += 2;
+            match p.not_now(1, nth, 0x97) {
+                None => p.answered(100 + nth, nth + 1),
+                Some(culprit) => break culprit,
+            }
+            assert!(nth < 100);
+        };
+        assert_eq!((last.token, last.code, nth), (1, 0x97, 18), "the ninth time");
+        assert!(p.put_off.is_empty());
+    }
+
+    #[test]
+    fn a_quota_for_everyone_makes_all_wait_and_none_a_culprit() {
+        let mut p = Poison::default();
+        // each round the first passes, and those behind it do not
+        for round in 0..500u64 {
+            p.answered(round, round * 100);
+            for behind in 1..8 {
+                assert!(p.not_now(round + behind, round * 100 + behind, 0x97).is_none());
+            }
+        }
+        assert!(p.put_off.len() <= 8, "bounded by what is on its way");
+    }
+
+    #[test]
+    fn an_error_without_a_name_is_borne_for_long_and_not_for_ever() {
+        let mut p = Poison::default();
+        let borne = (1..).find(|n| p.not_now(1, *n, 0x80).is_some());
+        assert_eq!(borne, Some(u64::from(PUT_OFF)));
     }
 
     #[test]

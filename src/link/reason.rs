@@ -17,6 +17,10 @@ pub enum Cause {
     Unreachable,
     /// The broker answered CONNECT with a refusal.
     Refused,
+    /// The same for a reason that passes by itself: busy, not available, too often.
+    Busy,
+    /// We left a lower broker because the preferred one answers again.
+    GoBack,
     /// Another client connected with our client id.
     TakenOver,
     /// The broker answered a publish with a code that the library cannot read.
@@ -42,6 +46,12 @@ impl Ended {
     /// Both.
     pub fn new(cause: Cause, text: impl Into<String>) -> Ended {
         Ended { cause, text: text.into() }
+    }
+
+    /// A refused CONNECT, by the reason code of MQTT 5 or the return code (1 to 5) of 3.1.1.
+    pub fn refused(code: u8, client_id: &str) -> Ended {
+        let cause = if matches!(code, 3 | 0x88 | 0x89 | 0x97 | 0x9F) { Cause::Busy } else { Cause::Refused };
+        Ended::new(cause, refusal_text(code, client_id))
     }
 }
 
@@ -167,7 +177,9 @@ fn io_text(e: &io::Error, host: &str) -> String {
         K::TimedOut => "no answer (timed out)".into(),
         _ => {
             let text = clean(&e.to_string());
-            if text.contains("lookup address") || text.contains("resolve") || text.contains("Name or service") {
+            if text.contains("bytes remaining on stream") {
+                "the broker closed the connection in the middle of a packet".into()
+            } else if text.contains("lookup address") || text.contains("resolve") || text.contains("Name or service") {
                 format!("the name {host} cannot be resolved ({text}); check the name and the network's DNS")
             } else {
                 text
@@ -189,9 +201,15 @@ fn tls_text(e: &rustls::Error, host: &str) -> String {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "the broker's certificate is not valid yet: is this machine's clock set?".into()
             }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                "the broker's certificate is not made out for {host}; use a name that stands in it (subjectAltName; a common name alone does not count)"
-            ),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                let wanted = match certificate {
+                    CertificateError::NotValidForNameContext { expected, .. } => clean(&expected.to_str()),
+                    _ => host,
+                };
+                format!(
+                    "the broker's certificate is not made out for {wanted}; use a name that stands in it (subjectAltName; a common name alone does not count) in the url, or in tls: {{ server_name: … }}"
+                )
+            }
             CertificateError::Revoked => "the broker's certificate was revoked".into(),
             CertificateError::BadSignature => "the broker's certificate has a wrong signature; is ca_file the right authority?".into(),
             other => format!("the broker's certificate is not accepted: {}", clean(&format!("{other:?}"))),
@@ -208,6 +226,9 @@ fn tls_text(e: &rustls::Error, host: &str) -> String {
             | AlertDescription::AccessDenied
             | AlertDescription::DecryptError => {
                 format!("the broker does not accept our client certificate ({alert:?}); check cert_file and key_file")
+            }
+            AlertDescription::NoApplicationProtocol => {
+                "the broker speaks none of the protocols of tls: { alpn: … }".into()
             }
             AlertDescription::ProtocolVersion => "the broker offers only TLS versions older than 1.2".into(),
             AlertDescription::HandshakeFailure => {
@@ -276,6 +297,8 @@ mod tests {
     fn socket_errors_are_plain_words() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert!(transport_text(&refused, "h").unwrap().contains("nothing listens"));
+        let half = io::Error::other("bytes remaining on stream");
+        assert!(transport_text(&half, "h").unwrap().contains("middle of a packet"));
         let dns = io::Error::other("failed to lookup address information: Name or service not known");
         assert!(transport_text(&dns, "pi.lan").unwrap().contains("pi.lan"));
     }

@@ -1,7 +1,7 @@
 //! Which broker next, and when. Pure: it is told how each connection ended.
 //!
 //! One that cannot be reached gives way to the next at once; a pause comes when all were tried. One that let us in is
-//! tried again first. After a connection that held, the first retry comes without a pause.
+//! tried again first, unless it was left because the first of the list answers again. After a connection that held, the first retry comes without a pause.
 
 use std::time::Duration;
 
@@ -32,12 +32,14 @@ pub struct Retry {
     round: usize,
     quick: u32,
     backoff: Backoff,
+    /// Shortest pause where another client seems to use our id.
+    way: Duration,
 }
 
 impl Retry {
-    /// For so many brokers.
-    pub fn new(urls: usize, backoff: Backoff) -> Retry {
-        Retry { urls: urls.max(1), at: 0, round: 0, quick: 0, backoff }
+    /// For so many brokers; `way`: the shortest pause where another client seems to use our id.
+    pub fn new(urls: usize, backoff: Backoff, way: Duration) -> Retry {
+        Retry { urls: urls.max(1), at: 0, round: 0, quick: 0, backoff, way }
     }
 
     /// The connection ended; `up_for`: how long after CONNACK, `None` without one.
@@ -49,6 +51,10 @@ impl Retry {
             return Next { url: self.at, wait, taken_over: false };
         };
         self.round = 0;
+        if cause == Cause::GoBack {
+            (self.at, self.quick) = (0, 0);
+            return Next { url: 0, wait: Duration::ZERO, taken_over: false };
+        }
         let held = up_for >= HELD;
         if held {
             self.backoff.held();
@@ -60,7 +66,7 @@ impl Retry {
         }
         let taken_over = cause == Cause::TakenOver || self.quick >= QUICK_CLOSES;
         if taken_over {
-            self.backoff.at_least(Duration::from_secs(5));
+            self.backoff.at_least(self.way);
         }
         if self.quick >= QUICK_CLOSES {
             self.at = (self.at + 1) % self.urls;
@@ -76,7 +82,8 @@ mod tests {
 
     fn retry(urls: usize) -> Retry {
         let dice = fastrand::Rng::with_seed(7);
-        Retry::new(urls, Backoff::with_random(Duration::from_millis(500), Duration::from_secs(60), dice))
+        let backoff = Backoff::with_random(Duration::from_millis(500), Duration::from_secs(60), dice);
+        Retry::new(urls, backoff, Duration::from_secs(5))
     }
     const SHORT: Option<Duration> = Some(Duration::from_secs(1));
     const LONG: Option<Duration> = Some(Duration::from_secs(3600));
@@ -113,6 +120,16 @@ mod tests {
         let third = r.ended(Cause::Broken, SHORT);
         assert!(third.taken_over && third.wait >= Duration::from_secs(4));
         assert!(!r.ended(Cause::GaveUp, LONG).taken_over);
+    }
+
+    #[test]
+    fn the_way_back_to_the_first_has_no_pause_and_neither_has_its_failure() {
+        let mut r = retry(3);
+        assert_eq!(r.ended(Cause::Unreachable, None).url, 1);
+        let back = r.ended(Cause::GoBack, SHORT);
+        assert_eq!(back, Next { url: 0, wait: Duration::ZERO, taken_over: false });
+        let on = r.ended(Cause::Refused, None);
+        assert_eq!(on, Next { url: 1, wait: Duration::ZERO, taken_over: false });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the connection loop and the two protocol versions say to each other. Free of either version's types.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 
-use super::reason::{Cause, Ended};
-use super::url::{BrokerUrl, Scheme};
+use super::reason::{Cause, Ended, clean, transport_text};
+use super::url::{BrokerUrl, ProxyUrl, Scheme};
 use super::{Protocol, Subscription, session_v4, session_v5};
 use crate::model::{Incoming, Message, Qos};
 
@@ -20,6 +21,7 @@ pub(super) struct Opening {
     pub login: Option<(String, String)>,
     /// Present where the url's scheme asks for TLS.
     pub tls: Option<Arc<ClientConfig>>,
+    pub proxy: Option<ProxyUrl>,
     /// At least 5 s with MQTT 5, 1 s with 3.1.1.
     pub keep_alive: Duration,
     pub session_expiry: Duration,
@@ -173,6 +175,28 @@ pub(super) fn transport(opening: &Opening) -> Result<rumqttc::Transport, Ended> 
         (Scheme::Mqtt, _) => Transport::Tcp,
         (Scheme::Mqtts | Scheme::Wss, None) => return Err(Ended::new(Cause::Unreachable, "TLS is not configured")),
     })
+}
+
+/// The proxy as the library wants it.
+pub(super) fn proxy(url: &ProxyUrl) -> rumqttc::Proxy {
+    let auth = match url.login.clone() {
+        Some((username, password)) => rumqttc::ProxyAuth::Basic { username, password },
+        None => rumqttc::ProxyAuth::None,
+    };
+    rumqttc::Proxy { ty: rumqttc::ProxyType::Http, auth, addr: url.host.clone(), port: url.port }
+}
+
+/// A connection that failed at the proxy.
+pub(super) fn proxy_ended(error: &(dyn Error + 'static), proxy: Option<&ProxyUrl>) -> Ended {
+    let name = proxy.map_or_else(String::new, ToString::to_string);
+    let host = proxy.map_or("", |p| &p.host);
+    // 407 is not looked for by its type: it is the proxy's own word, of whatever shape.
+    let text = match transport_text(error, host) {
+        Some(text) => text,
+        None => clean(&error.to_string()),
+    };
+    let help = if text.contains("407") { "; give it as http://USER:PASSWORD@HOST:PORT" } else { "" };
+    Ended::new(Cause::Unreachable, format!("the proxy {name}: {text}{help}"))
 }
 
 /// The client's identity: user and password of the url before the configured ones.

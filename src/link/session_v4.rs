@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Subscription;
-use super::reason::{Cause, Ended, clean, refusal_text, transport_text};
-use super::session::{Client, Greeting, Heard, Opening, Report, address, login, transport};
+use super::reason::{Cause, Ended, clean, transport_text};
+use super::session::{Client, Greeting, Heard, Opening, Report, address, login, proxy, proxy_ended, transport};
+use super::url::ProxyUrl;
 use crate::model::{Incoming, Message, Properties, Qos};
 
 /// rumqttc's bound on connecting and on each flush; the loop's own are shorter or the same.
@@ -27,6 +28,9 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
     }
     let mut options = MqttOptions::new(&opening.client_id, address(&opening.url), opening.url.port);
     options.set_transport(transport(&opening)?);
+    if let Some(url) = &opening.proxy {
+        options.set_proxy(proxy(url));
+    }
     options.set_keep_alive(opening.keep_alive);
     options.set_manual_acks(true);
     options.set_inflight(opening.span.max(1));
@@ -44,13 +48,19 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
     // Two small packets in a row would wait for the peer's delayed acknowledgement.
     network.set_tcp_nodelay(true);
     events.set_network_options(network);
-    let known = Known { client_id: opening.client_id, host: opening.url.host, kept_qos2: opening.kept_qos2 };
+    let known = Known {
+        client_id: opening.client_id,
+        host: opening.url.host,
+        proxy: opening.proxy,
+        kept_qos2: opening.kept_qos2,
+    };
     Ok((Client::V4(client), tokio::spawn(drive(events, tell, known))))
 }
 
 struct Known {
     client_id: String,
     host: String,
+    proxy: Option<ProxyUrl>,
     kept_qos2: bool,
 }
 
@@ -170,14 +180,13 @@ pub(super) fn ack(client: &AsyncClient, id: u16, qos2: bool) -> bool {
 
 fn ended(error: &ConnectionError, known: &Known) -> Ended {
     match error {
-        ConnectionError::ConnectionRefused(code) => {
-            Ended::new(Cause::Refused, refusal_text(connect_code(*code), &known.client_id))
-        }
+        ConnectionError::ConnectionRefused(code) => Ended::refused(connect_code(*code), &known.client_id),
         ConnectionError::NotConnAck(_) => {
             Ended::new(Cause::Refused, "the broker answered CONNECT with something else than CONNACK")
         }
         ConnectionError::NetworkTimeout => Ended::new(Cause::Unreachable, "no answer in time"),
         ConnectionError::FlushTimeout => Ended::new(Cause::GaveUp, "the broker takes no more bytes"),
+        ConnectionError::Proxy(e) => proxy_ended(e, known.proxy.as_ref()),
         ConnectionError::MqttState(state) => state_ended(state, known),
         ConnectionError::ResponseValidation(e) => Ended::new(
             Cause::Unreachable,
@@ -207,18 +216,23 @@ fn state_ended(state: &StateError, known: &Known) -> Ended {
         StateError::AwaitPingResp => Ended::new(Cause::GaveUp, "the broker does not answer pings"),
         StateError::ConnectionAborted => Ended::new(Cause::Broken, "the broker closed the connection"),
         StateError::Deserialization(BytesError::InvalidConnectReturnCode(code)) => {
-            Ended::new(Cause::Refused, refusal_text(*code, &known.client_id))
+            Ended::refused(*code, &known.client_id)
         }
         StateError::Deserialization(BytesError::PayloadSizeLimitExceeded(size)) => {
             Ended::new(Cause::TooBig(*size), format!("the broker sent a message of {size} bytes"))
         }
+        StateError::WrongPacket => Ended::new(Cause::Broken, "the broker sent a packet that only clients send"),
         StateError::Unsolicited(id) => {
             Ended::new(Cause::Broken, format!("the broker answered packet {id}, which was not waiting for an answer"))
         }
-        other => Ended::new(
-            Cause::Broken,
-            transport_text(other, &known.host)
-                .unwrap_or_else(|| format!("what the broker sent is not MQTT 3.1.1: {}", clean(&other.to_string()))),
-        ),
+        other => {
+            let text = clean(&other.to_string());
+            let text = text.strip_prefix("Mqtt serialization/deserialization error: ").unwrap_or(&text);
+            Ended::new(
+                Cause::Broken,
+                transport_text(other, &known.host)
+                    .unwrap_or_else(|| format!("what the broker sent is not MQTT 3.1.1: {text}")),
+            )
+        }
     }
 }

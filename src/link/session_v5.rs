@@ -15,8 +15,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Subscription;
-use super::reason::{Cause, Ended, clean, code_text, refusal_text, transport_text};
-use super::session::{Client, Greeting, Heard, Opening, RECEIVE_MAXIMUM, Report, address, login, transport};
+use super::reason::{Cause, Ended, clean, code_text, transport_text};
+use super::session::{
+    Client, Greeting, Heard, Opening, RECEIVE_MAXIMUM, Report, address, login, proxy, proxy_ended, transport,
+};
+use super::url::ProxyUrl;
 use crate::model::{Incoming, Message, Properties, Qos};
 
 /// rumqttc's own bound; the loop's, which is shorter, is the one that counts.
@@ -25,6 +28,9 @@ const CONNECT_SECONDS: u64 = 60;
 pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Client, JoinHandle<()>), Ended> {
     let mut options = MqttOptions::new(&opening.client_id, address(&opening.url), opening.url.port);
     options.set_transport(transport(&opening)?);
+    if let Some(url) = &opening.proxy {
+        options.set_proxy(proxy(url));
+    }
     options.set_keep_alive(opening.keep_alive);
     options.set_connection_timeout(CONNECT_SECONDS);
     // Two small packets in a row would wait for the peer's delayed acknowledgement.
@@ -51,6 +57,7 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
         Known {
             client_id: opening.client_id,
             host: opening.url.host,
+            proxy: opening.proxy,
             keep_alive: opening.keep_alive,
             kept_qos2: opening.kept_qos2,
         },
@@ -61,6 +68,7 @@ pub(super) fn open(opening: Opening, tell: mpsc::Sender<Report>) -> Result<(Clie
 struct Known {
     client_id: String,
     host: String,
+    proxy: Option<ProxyUrl>,
     keep_alive: Duration,
     kept_qos2: bool,
 }
@@ -315,13 +323,12 @@ pub(super) fn ack(client: &AsyncClient, id: u16, qos2: bool) -> bool {
 
 fn ended(error: &ConnectionError, known: &Known) -> Ended {
     match error {
-        ConnectionError::ConnectionRefused(code) => {
-            Ended::new(Cause::Refused, refusal_text(connect_code(*code), &known.client_id))
-        }
+        ConnectionError::ConnectionRefused(code) => Ended::refused(connect_code(*code), &known.client_id),
         ConnectionError::NotConnAck(_) => {
             Ended::new(Cause::Refused, "the broker answered CONNECT with something else than CONNACK")
         }
         ConnectionError::Timeout(_) => Ended::new(Cause::Unreachable, "no answer in time"),
+        ConnectionError::Proxy(e) => proxy_ended(e, known.proxy.as_ref()),
         ConnectionError::MqttState(state) => state_ended(state, known),
         ConnectionError::ResponseValidation(e) => Ended::new(
             Cause::Unreachable,
@@ -342,9 +349,7 @@ fn state_ended(state: &StateError, known: &Known) -> Ended {
             let cause = if code == 0x8E { Cause::TakenOver } else { Cause::Broken };
             Ended::new(cause, format!("the broker ended the connection: {}{said}", code_text(code)))
         }
-        StateError::ConnFail { reason } => {
-            Ended::new(Cause::Refused, refusal_text(connect_code(*reason), &known.client_id))
-        }
+        StateError::ConnFail { reason } => Ended::refused(connect_code(*reason), &known.client_id),
         StateError::AwaitPingResp => Ended::new(Cause::GaveUp, "the broker does not answer pings"),
         StateError::ConnectionAborted => Ended::new(Cause::Broken, "the broker closed the connection"),
         StateError::Io(e) => {
@@ -361,6 +366,7 @@ fn state_ended(state: &StateError, known: &Known) -> Ended {
             transport_text(e, &known.host)
                 .unwrap_or_else(|| format!("what the broker sent is not MQTT 5: {}", clean(&e.to_string()))),
         ),
+        StateError::WrongPacket => Ended::new(Cause::Broken, "the broker sent a packet that only clients send"),
         StateError::Unsolicited(id) => {
             Ended::new(Cause::Broken, format!("the broker answered packet {id}, which was not waiting for an answer"))
         }

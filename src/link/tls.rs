@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use tokio_rustls::rustls;
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Where the certificates are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +21,54 @@ pub struct TlsFiles {
     pub cert: Option<PathBuf>,
     /// Our key in PEM.
     pub key: Option<PathBuf>,
+    /// Protocols to offer in the handshake (ALPN), in the order of preference; empty: none.
+    pub alpn: Vec<String>,
+    /// The name that must stand in the broker's certificate, where it is not the url's host.
+    pub server_name: Option<String>,
+}
+
+/// Everything that rustls checks, with another name than that of the url.
+#[derive(Debug)]
+struct OtherName {
+    checks: Arc<WebPkiServerVerifier>,
+    name: ServerName<'static>,
+}
+
+impl ServerCertVerifier for OtherName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _host: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.checks.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.checks.verify_tls12_signature(message, cert, signed)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.checks.verify_tls13_signature(message, cert, signed)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.checks.supported_verify_schemes()
+    }
+}
+
+/// Whether a certificate can be made out for this: a host name or an address.
+pub fn is_server_name(name: &str) -> bool {
+    ServerName::try_from(name).is_ok()
 }
 
 /// Reads the files into a client configuration. Errors name the file and what is wrong with it.
@@ -49,11 +99,21 @@ pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|e| format!("TLS: {e}"))?
-        .with_root_certificates(roots);
-    let config = match (&files.cert, &files.key) {
+        .map_err(|e| format!("TLS: {e}"))?;
+    let builder = match &files.server_name {
+        None => builder.with_root_certificates(roots),
+        Some(name) => {
+            let name = ServerName::try_from(name.clone())
+                .map_err(|_| format!("server_name {name} is neither a host name nor an address"))?;
+            let checks = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|e| format!("TLS: {e}"))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(OtherName { checks, name }))
+        }
+    };
+    let mut config = match (&files.cert, &files.key) {
         (Some(cert), Some(key)) => {
             let pem = fs::read(cert).map_err(|e| format!("cannot read cert_file {}: {e}", cert.display()))?;
             let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
@@ -67,5 +127,6 @@ pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
         (None, None) => builder.with_no_client_auth(),
         _ => return Err("cert_file and key_file are given together or not at all".into()),
     };
+    config.alpn_protocols = files.alpn.iter().map(|p| p.clone().into_bytes()).collect();
     Ok(Arc::new(config))
 }

@@ -139,6 +139,46 @@ impl fmt::Debug for BrokerUrl {
     }
 }
 
+/// An HTTP proxy: `http://[USER:PASSWORD@]HOST:PORT`. Shown without user and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl {
+    /// Name or address.
+    pub host: String,
+    /// Default 3128.
+    pub port: u16,
+    /// User and password.
+    pub login: Option<(String, String)>,
+}
+
+impl FromStr for ProxyUrl {
+    type Err = String;
+    fn from_str(s: &str) -> Result<ProxyUrl, String> {
+        let rest = s.trim().strip_prefix("http://").ok_or("a proxy's URL begins with http://")?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        // The rest has the form of a broker's.
+        let named = format!("mqtt://{rest}").parse::<BrokerUrl>().map_err(|e| e.replace("mqtt://", "http://"))?;
+        let no_port = format!("mqtt://{rest}:3128").parse::<BrokerUrl>().is_ok_and(|u| u.port == 3128);
+        let port = if named.port == 1883 && no_port { 3128 } else { named.port };
+        Ok(ProxyUrl { host: named.host, port, login: named.login })
+    }
+}
+
+impl fmt::Display for ProxyUrl {
+    /// Without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "http://[{}]:{}", self.host, self.port),
+            false => write!(f, "http://{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +201,23 @@ mod tests {
         let url: BrokerUrl = "mqtt://joe:p%40ss@pi".parse().unwrap();
         assert_eq!(url.login, Some(("joe".into(), "p@ss".into())));
         assert_eq!(format!("{url} {url:?}"), "mqtt://pi:1883 mqtt://pi:1883");
+    }
+
+    #[test]
+    fn a_proxy_has_its_own_usual_port_and_hides_its_password() {
+        let proxy: ProxyUrl = "http://joe:p%40ss@proxy.lan".parse().unwrap();
+        assert_eq!((proxy.port, &proxy.login), (3128, &Some(("joe".into(), "p@ss".into()))));
+        assert_eq!(format!("{proxy} {proxy:?}"), "http://proxy.lan:3128 http://proxy.lan:3128");
+        for (url, shown) in [
+            ("http://p:8080", "http://p:8080"),
+            ("http://p:1883/", "http://p:1883"),
+            ("http://[::1]", "http://[::1]:3128"),
+        ] {
+            assert_eq!(url.parse::<ProxyUrl>().unwrap().to_string(), shown);
+        }
+        for bad in ["p:8080", "https://p", "socks5://p:1080", "http://p/x", "http://"] {
+            assert!(bad.parse::<ProxyUrl>().is_err(), "{bad}");
+        }
     }
 
     #[test]

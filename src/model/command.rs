@@ -30,6 +30,46 @@ pub enum Action {
     Set(Value),
     /// Write these bytes to the port.
     Send(Vec<u8>),
+    /// A verb of the kind's own ([`super::VerbSpec`]), or `set` of a point that is no output. The value is of the form
+    /// that the verb takes.
+    Verb {
+        /// The point it is said to: its place among the device's points; `None`: said to the device.
+        point: Option<usize>,
+        /// Its word.
+        verb: String,
+        /// What was wished; empty text where the verb takes nothing.
+        value: Value,
+    },
+}
+
+/// Why a device did not do what it was asked, by what the sender can make of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// `rejected`, `failed`, `busy` or `timeout`.
+    pub kind: OutcomeKind,
+    /// In words a person understands.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal of this kind.
+    pub fn new(kind: OutcomeKind, reason: impl Into<String>) -> Refusal {
+        Refusal { kind, reason: reason.into() }
+    }
+}
+
+/// It was tried, and the hardware did not follow.
+impl From<String> for Refusal {
+    fn from(reason: String) -> Refusal {
+        Refusal::new(OutcomeKind::Failed, reason)
+    }
+}
+
+/// It was tried, and the hardware did not follow.
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Refusal {
+        Refusal::new(OutcomeKind::Failed, reason)
+    }
 }
 
 /// What became of a command.

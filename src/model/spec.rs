@@ -30,6 +30,13 @@ pub enum Priority {
     Control,
 }
 
+impl Priority {
+    /// What the priority of this rank (its number in the order above) is called.
+    pub fn word(rank: u8) -> &'static str {
+        ["bulk", "normal", "alarm"].get(usize::from(rank)).unwrap_or(&"control")
+    }
+}
+
 /// How a reading is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PayloadFormat {
@@ -88,8 +95,51 @@ pub struct DeviceSpec {
     pub points: Vec<PointId>,
     /// The verbs it obeys: `set`, `pulse`, `send` …; `get` where it has points.
     pub verbs: Vec<String>,
+    /// Those of them that are its kind's own: what they take is judged before the device is asked.
+    pub own: Vec<VerbSpec>,
     /// The limits of its output, where it is one.
     pub output: Option<OutputLimits>,
+}
+
+/// A verb of a kind's own, or `set` of a point that is no output; it comes to the device as
+/// [`super::Action::Verb`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerbSpec {
+    /// Its word.
+    pub verb: String,
+    /// The point it is said to: its place among the device's points; `None`: said to the device.
+    pub point: Option<usize>,
+    /// What it takes.
+    pub takes: Takes,
+    /// How long it may take once it was begun; counted on top of the time that any command may wait for its turn.
+    pub time: Duration,
+}
+
+/// What a verb takes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Takes {
+    /// Whatever comes.
+    Anything,
+    /// Nothing: what comes is not looked at.
+    Nothing,
+    /// A finite number within these bounds, both included.
+    Number {
+        /// The least.
+        min: Option<f64>,
+        /// The greatest.
+        max: Option<f64>,
+    },
+    /// Text without control characters, of so many characters.
+    Text {
+        /// The fewest.
+        min: usize,
+        /// The most.
+        max: usize,
+    },
+    /// ON or OFF.
+    Bool,
+    /// One of these words.
+    Choice(Vec<String>),
 }
 
 /// What an on/off output is held to, below every command.

@@ -8,6 +8,9 @@ pub enum DeviceStatus {
     Online,
     /// Does not, and why.
     Offline(String),
+    /// Says nothing, though the line to it is there, and why that is worth saying. What it said holds no more, but it
+    /// may still be asked: it may answer again.
+    Silent(String),
 }
 
 impl DeviceStatus {
@@ -15,7 +18,7 @@ impl DeviceStatus {
     pub fn word(&self) -> &'static str {
         match self {
             DeviceStatus::Online => "online",
-            DeviceStatus::Offline(_) => "offline",
+            DeviceStatus::Offline(_) | DeviceStatus::Silent(_) => "offline",
         }
     }
 }
@@ -33,4 +36,18 @@ pub struct DeviceCounters {
     pub readings: u64,
     /// Errors of the hardware: failed reads, writes, opens, lost edges.
     pub errors: u64,
+    /// Requests that got no answer in time.
+    pub missed: u64,
+    /// Answers that came when nobody waited for them any more.
+    pub late: u64,
+    /// Edges of input pins.
+    pub edges: u64,
+    /// Edges that the kernel or the daemon could not keep; also counted as errors.
+    pub lost_edges: u64,
+    /// Moves of an encoder that cannot be: an edge between was missed or bounced.
+    pub illegal_moves: u64,
+    /// How often a pin had more edges than it may.
+    pub storms: u64,
+    /// Whether it has them now.
+    pub flooding: bool,
 }

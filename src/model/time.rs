@@ -21,6 +21,15 @@ impl Mono {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Wall(pub i64);
 
+/// A run of the machine, from power to power: within one, moments can be compared across restarts of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Boot {
+    /// The kernel's id of it; empty if that is not known.
+    pub id: String,
+    /// How long it had run when [`Mono`] was zero.
+    pub offset: Duration,
+}
+
 /// The present moment, as handed to the engine and the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Now {

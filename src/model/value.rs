@@ -45,6 +45,11 @@ pub fn parse_number(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|n| n.is_finite())
 }
 
+/// Rounds off what binary fractions add behind the ninth decimal, so that 20.3 - 0.4 reads 19.9.
+pub fn tidy(n: f64) -> f64 {
+    if n.abs() < 1e6 { (n * 1e9).round() / 1e9 } else { n }
+}
+
 impl fmt::Display for Value {
     /// ON/OFF, the shortest decimal that reads back equal (no exponent), the text; bytes as their count.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::config::raw::{OneOrMany, Protocol as RawProtocol};
 use crate::config::scalar::Secret;
 use crate::config::{When, read_secret};
-use crate::link::tls::{TlsFiles, client_config};
-use crate::link::url::BrokerUrl;
+use crate::link::tls::{TlsFiles, client_config, is_server_name};
+use crate::link::url::{BrokerUrl, ProxyUrl};
 use crate::link::{LinkConfig, Patience, Protocol};
 use crate::model::{Message, Problem, Qos};
 use crate::wire::Topics;
@@ -76,6 +76,7 @@ impl Resolver<'_> {
         };
         self.warn_if_open(&parsed, login.is_some());
         let tls = self.tls(&parsed);
+        let proxy = self.proxy();
         let bridge = Topics::new(prefix);
         let state = |word: &str| Message {
             topic: bridge.bridge("state"),
@@ -93,6 +94,7 @@ impl Resolver<'_> {
             client_id,
             login,
             tls,
+            proxy,
             keep_alive,
             in_flight,
             session_expiry: mqtt.session_expiry.map_or(Duration::ZERO, |s| s.0),
@@ -131,10 +133,27 @@ impl Resolver<'_> {
         }
     }
 
+    fn proxy(&mut self) -> Option<ProxyUrl> {
+        match self.raw.mqtt.proxy.as_deref()?.parse() {
+            Ok(proxy) => Some(proxy),
+            Err(text) => {
+                let text: String = text;
+                self.error(&["mqtt", "proxy"], text, "write http://HOST:3128");
+                None
+            }
+        }
+    }
+
     fn tls(&mut self, urls: &[BrokerUrl]) -> TlsFiles {
         let Some(raw) = &self.raw.mqtt.tls else { return TlsFiles::default() };
         let path = |file: &Option<String>| file.as_ref().map(|f| self.ask.base.join(f));
-        let files = TlsFiles { ca: path(&raw.ca_file), cert: path(&raw.cert_file), key: path(&raw.key_file) };
+        let files = TlsFiles {
+            ca: path(&raw.ca_file),
+            cert: path(&raw.cert_file),
+            key: path(&raw.key_file),
+            alpn: raw.alpn.clone(),
+            server_name: raw.server_name.clone(),
+        };
         let place = self.places.value(&["mqtt", "tls"]);
         let paired = files.cert.is_some() == files.key.is_some();
         let missing = if files.cert.is_some() { "key_file" } else { "cert_file" };
@@ -146,6 +165,9 @@ impl Resolver<'_> {
         if urls_known && !urls.iter().any(|u| u.scheme.tls()) {
             let text = "`tls` is given and no url uses it: nothing is encrypted";
             self.problems.push(Problem::warning(place, text).help("write mqtts://HOST:8883 or wss://, or remove it"));
+        } else if let Some(name) = files.server_name.as_deref().filter(|n| !is_server_name(n)) {
+            let text = format!("`{name}` is neither a host name nor an address");
+            self.error(&["mqtt", "tls", "server_name"], text, "write the name that stands in the broker's certificate");
         } else if paired && let Err(text) = client_config(&files) {
             let mut problem =
                 Problem::error(place, text).help("the file must be there, and readable, where the daemon runs");

@@ -3,6 +3,7 @@
 //! [`check`] reads a file to the end and reports everything that is wrong, in form ([`crate::config`]) and in meaning
 //! (here): a pin or topic used twice, a port that is not there, an interlock of one. The daemon runs only a plan.
 
+pub mod board;
 mod explain;
 mod link;
 mod points;
@@ -13,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::mask::Masks;
-use crate::config::raw::{Broker, Port, Raw, ReplayOrder, WhenFull};
-use crate::config::scalar::SyncKey;
+use crate::config::raw::{Broker, FlowControl, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
+use crate::config::scalar::{Span, SyncKey};
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
 use crate::engine::filters::{Chain, FILTERS};
+use crate::hal::bus;
+use crate::hal::port::rs485::{LONGEST_DELAY, Rs485};
 use crate::hal::port::{Line, PortKind, PortSpec};
 use crate::link::LinkConfig;
 use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
@@ -56,6 +59,8 @@ pub struct Plan {
     pub broker: Option<SocketAddr>,
     /// Devices, in the order of their ids.
     pub devices: Vec<DevicePlan>,
+    /// The tasks of the ports that devices share.
+    pub ports: Vec<bus::Task>,
     /// Points, in the order of their ids.
     pub points: Vec<PointSpec>,
     /// Their filters as written, for `explain`.
@@ -70,6 +75,10 @@ pub struct Plan {
     pub digest: String,
     /// Whether pins are simulated.
     pub simulated: bool,
+    /// Pins that devices have for themselves.
+    pub pins: Vec<board::PinClaim>,
+    /// All ports, as they are written.
+    pub lines: Vec<PortSpec>,
 }
 
 /// What is asked of the resolver beside the file.
@@ -172,7 +181,7 @@ impl Resolver<'_> {
         let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
         let ports: Vec<(String, Option<PortSpec>)> =
             self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
-        let (mut pins, mut ports_taken) = (Vec::new(), Vec::new());
+        let (mut pins, mut ports_taken, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
         let mut devices = Vec::new();
         let mut all = points::Points::default();
         for (name, device) in &self.raw.devices {
@@ -185,6 +194,7 @@ impl Resolver<'_> {
                 ports: &find,
                 port_names: &port_names,
                 ports_taken: &mut ports_taken,
+                port_tasks: &mut port_tasks,
             };
             let Some(kind) = KINDS.iter().find(|k| k.word.name == device.kind) else { continue };
             let Some(built) = (kind.build)(&device.params, &mut desk) else { continue };
@@ -214,6 +224,7 @@ impl Resolver<'_> {
             queue,
             broker,
             devices,
+            ports: port_tasks,
             points: all.specs,
             filters: all.filters,
             values: all.values,
@@ -221,6 +232,8 @@ impl Resolver<'_> {
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
+            pins: pins.into_iter().map(|(pin, device, place)| board::PinClaim { pin, device, place }).collect(),
+            lines: ports.into_iter().filter_map(|(_, spec)| spec).collect(),
         })
     }
 
@@ -269,6 +282,23 @@ impl Resolver<'_> {
         }
     }
 
+    fn rs485(&mut self, name: &str, keys: Rs485Keys) -> Rs485 {
+        let mut delay = |key: &str, span: Option<Span>| {
+            let delay = span.map_or(Duration::ZERO, |s| s.0);
+            if delay > LONGEST_DELAY {
+                let text = format!("`{key}` is longer than the kernel takes");
+                self.error(&["ports", name, "rs485", key], text, "write at most 100ms");
+            }
+            delay
+        };
+        Rs485 {
+            before: delay("delay_before", keys.delay_before),
+            after: delay("delay_after", keys.delay_after),
+            rts_on_send: keys.rts.is_none_or(|rts| rts.0),
+            listen: keys.echo.unwrap_or_default().0,
+        }
+    }
+
     fn port(&mut self, name: &str, port: &Port) -> Option<PortSpec> {
         let serial = [
             ("baud_rate", port.baud_rate.is_some()),
@@ -276,6 +306,7 @@ impl Resolver<'_> {
             ("parity", port.parity.is_some()),
             ("stop_bits", port.stop_bits.is_some()),
             ("flow_control", port.flow_control.is_some()),
+            ("rs485", port.rs485.is_some()),
         ];
         let line = Line {
             baud_rate: port.baud_rate.unwrap_or(9600),
@@ -283,7 +314,12 @@ impl Resolver<'_> {
             parity: port.parity.unwrap_or_default(),
             stop_bits: port.stop_bits.unwrap_or(1),
             flow_control: port.flow_control.unwrap_or_default(),
+            rs485: port.rs485.map(|keys| self.rs485(name, keys)),
         };
+        if line.rs485.is_some() && line.flow_control == FlowControl::Hardware {
+            let help = "remove flow_control: hardware; RTS cannot do both";
+            self.error(&["ports", name, "rs485"], "`rs485` and hardware flow control both want RTS", help);
+        }
         if line.baud_rate == 0 {
             self.error(&["ports", name, "baud_rate"], "a line of 0 bits a second", "write baud_rate: 9600");
         }
@@ -363,13 +399,19 @@ impl Resolver<'_> {
             self.point(id, name, draft, only, topics, all);
         }
         let point_ids: Vec<PointId> = (first..all.specs.len() as u32).map(PointId).collect();
-        let mut verbs: Vec<String> =
-            built.point_verbs.iter().chain(&built.device_verbs).map(|v| (*v).to_owned()).collect();
-        verbs.dedup();
-        let spec = DeviceSpec { id, name: name.to_owned(), kind, points: point_ids, verbs, output: built.output };
+        let own_names = built.own_verbs.iter().map(|v| &v.verb).cloned();
+        let mut verbs: Vec<String> = Vec::new();
+        for verb in built.point_verbs.iter().chain(&built.device_verbs).map(|v| (*v).to_owned()).chain(own_names) {
+            if !verbs.contains(&verb) {
+                verbs.push(verb);
+            }
+        }
+        let (name, own_verbs, output) = (name.to_owned(), built.own_verbs, built.output);
+        let spec = DeviceSpec { id, name, kind, points: point_ids, verbs, own: own_verbs, output };
         let own: Vec<&PointSpec> = all.specs.iter().skip(first as usize).collect();
         let owned = |list: &[&str]| list.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
         topics.listen(&spec, &own, &owned(&built.point_verbs), &owned(&built.device_verbs));
+        topics.listen_own(&spec, &own);
         DevicePlan { spec, driver: built.driver, notes: built.notes, safe: built.safe }
     }
 

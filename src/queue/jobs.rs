@@ -82,6 +82,8 @@ pub(super) struct DiskSide {
     pub other_bytes: u64,
     pub drops: VecDeque<(SegmentId, Drop)>,
     pub dropping: Option<(SegmentId, Drop)>,
+    /// What is read for the sake of live records.
+    pub fetching: Option<SegmentId>,
     pub obituaries: Vec<(u64, String)>,
     pub burying: Vec<(u64, String)>,
     /// Refused records whose line is not on disk yet.
@@ -115,6 +117,7 @@ impl DiskSide {
             other_bytes: 0,
             drops: VecDeque::new(),
             dropping: None,
+            fetching: None,
             obituaries: Vec::new(),
             burying: Vec::new(),
             refused: BTreeSet::new(),
@@ -214,7 +217,7 @@ impl Queue {
         if let Some(due) = self.due() {
             at = at.min(writing(due));
         }
-        if !disk.drops.is_empty() || self.chains.values().any(|c| self.wants_page(c)) {
+        if !disk.drops.is_empty() || self.chains.values().any(|c| self.wants_page(c) || self.wants_fetch(c)) {
             at = at.min(disk.read_retry_at);
         }
         if disk.told > 0 || self.chains.values().any(|c| !c.segs.is_empty()) {
@@ -253,14 +256,14 @@ impl Queue {
         let after_write = self.disk.as_ref().is_some_and(|d| d.wrote_last);
         if after_write
             && readable
-            && let Some(job) = self.page_job()
+            && let Some(job) = self.fetch_job().or_else(|| self.page_job())
         {
             return Some(job);
         }
         if writable && let Some(job) = self.commit(now) {
             return Some(job);
         }
-        if readable { self.page_job() } else { None }
+        if readable { self.fetch_job().or_else(|| self.page_job()) } else { None }
     }
 
     /// Saving, removing, burying.
@@ -568,13 +571,14 @@ impl Queue {
                 continue;
             }
             let Some(mut rec) = self.records.remove(&token) else { continue };
+            let lane = rec.item.lane;
             rec.instead_of.extend(rec.place.take());
             let new = self.next_token;
             self.next_token += 1;
             rec.item = Arc::new(Item { token: new, ..(*rec.item).clone() });
             if let Some(chain) = self.chains.get_mut(&id) {
-                chain.back.remove(&token);
-                chain.back.insert(new);
+                chain.remove_back(lane, token);
+                chain.add_back(lane, new);
             }
             self.latest.insert(rec.item.lane, new);
             self.unsynced.insert(new);
@@ -584,7 +588,15 @@ impl Queue {
     }
 }
 
-fn read_job(id: SegmentId, seg: &super::chains::Seg, from: u32, names_only: bool) -> Job {
+pub(super) fn read_job(id: SegmentId, seg: &super::chains::Seg, from: u32, names_only: bool) -> Job {
     let s = &seg.standing;
-    Job::Read { id, from, end: s.end, count: s.summary.count, last_seq: s.summary.last_seq, names_only }
+    Job::Read {
+        id,
+        from,
+        end: s.end,
+        count: s.summary.count,
+        last_seq: s.summary.last_seq,
+        names_only,
+        lanes: Vec::new(),
+    }
 }

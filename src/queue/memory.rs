@@ -87,8 +87,7 @@ impl Queue {
         };
         let mut rec =
             Rec { item: Arc::new(item), chain, at: now, place: None, instead_of: Vec::new(), homeless: false };
-        let state = self.chains.entry(chain).or_default();
-        let live = self.up && !(rec.item.in_order && state.has_backlog());
+        let live = self.up && self.is_live(chain, rec.item.lane, rec.item.in_order);
         let older = if chain.latest { self.latest.get(&rec.item.lane).copied() } else { None };
         let cost = rec.cost();
         let freed = older.and_then(|t| self.records.get(&t)).map_or(0, Rec::cost);
@@ -114,10 +113,10 @@ impl Queue {
         self.mem_bytes += cost;
         let state = self.chains.entry(chain).or_default();
         if live {
-            state.live.insert(token)
+            state.live.insert(token);
         } else {
-            state.back.insert(token)
-        };
+            state.add_back(rec.item.lane, token)
+        }
         self.records.insert(token, rec);
         seq
     }
@@ -200,7 +199,7 @@ impl Queue {
     }
 
     /// Whether a record may be sent already: with [`Sync::Always`] only from the disk, as long as that works.
-    fn may_leave(&self, token: u64) -> bool {
+    pub(super) fn may_leave(&self, token: u64) -> bool {
         self.sync != Sync::Always
             || !self.unsynced.contains(&token)
             || self.disk.as_ref().is_none_or(|d| !d.works(self.now))
@@ -212,19 +211,15 @@ impl Queue {
         let now = self.tick(now);
         loop {
             let slow = self.replay.wait(now).is_some();
-            let in_turn = self.replay.backlog_first();
             let live = self
-                .chains
-                .iter()
-                .rev()
-                .filter(|(_, c)| !in_turn || !c.has_backlog())
-                .find_map(|(id, c)| c.live.first().filter(|t| self.may_leave(**t)).map(|t| (id.rank, *t)));
+                .first_live(slow)
+                .map(|(rank, token, old)| (rank, token, if old { Turn::Backlog } else { Turn::Live }));
             let back = if slow { None } else { self.first_back() };
             let (token, turn) = match (live, back) {
-                (Some((_, token)), None) => (token, Turn::Live),
+                (Some((_, token, turn)), None) => (token, turn),
                 (None, Some((_, token))) => (token, Turn::Backlog),
                 (Some(l), Some(b)) => match self.replay.turn(l.0, b.0) {
-                    Turn::Live => (l.1, Turn::Live),
+                    Turn::Live => (l.1, l.2),
                     Turn::Backlog => (b.1, Turn::Backlog),
                 },
                 (None, None) => return None,
@@ -272,7 +267,7 @@ impl Queue {
     fn hand_out(&mut self, token: u64, replayed: bool, age: i64, expires_in: Option<Duration>) -> Option<Out> {
         let rec = self.records.get(&token)?;
         let chain = self.chains.get_mut(&rec.chain)?;
-        if !chain.back.remove(&token) {
+        if !chain.remove_back(rec.item.lane, token) {
             chain.live.remove(&token);
         }
         if rec.chain.latest && self.latest.get(&rec.item.lane) == Some(&token) {
@@ -357,8 +352,11 @@ impl Queue {
     pub fn link_down(&mut self) {
         self.up = false;
         for chain in self.chains.values_mut() {
-            let mut live = std::mem::take(&mut chain.live);
-            chain.back.append(&mut live);
+            for token in std::mem::take(&mut chain.live) {
+                if let Some(rec) = self.records.get(&token) {
+                    chain.add_back(rec.item.lane, token);
+                }
+            }
         }
         let out = std::mem::take(&mut self.out);
         if self.planted_pending_cleared() {
@@ -397,7 +395,7 @@ impl Queue {
                 }
             }
             _ => {
-                self.chains.entry(chain).or_default().back.insert(token);
+                self.chains.entry(chain).or_default().add_back(lane, token);
                 if chain.latest {
                     self.latest.insert(lane, token);
                 }

@@ -50,6 +50,10 @@ impl Queue {
                 self.settle(failure.map_or(Ok(()), Err), now);
                 true
             }
+            Report::Page(id, page) if self.disk.as_mut().is_some_and(|d| d.fetching.take() == Some(id)) => {
+                self.fetched(id, page);
+                true
+            }
             Report::Page(id, page) => match self.disk.as_mut().and_then(|d| d.dropping.take()) {
                 Some((dropped, what)) if dropped == id => {
                     self.dropped(id, what, page);
@@ -181,6 +185,11 @@ impl Queue {
             self.adopt_segment(standing, &state, now);
         }
         self.double(&found.segments);
+        for (chain, lanes) in &found.lanes {
+            if let Some(chain) = self.chains.get_mut(chain).filter(|c| c.unread > 0) {
+                lanes.iter().for_each(|(lane, n)| chain.lanes.left(*lane, *n));
+            }
+        }
         for (id, index, item) in found.latest {
             self.read_back(Place { id, index }, item);
         }
@@ -303,7 +312,7 @@ impl Queue {
     }
 
     /// Segments that were sealed after their last record was finished.
-    fn doom_finished(&mut self) {
+    pub(super) fn doom_finished(&mut self) {
         let all = self.chains.iter().flat_map(|(id, c)| c.segs.iter().map(|(t, s)| ((*id, *t), s)));
         let list: Vec<SegmentId> =
             all.filter(|(_, s)| s.standing.sealed && s.is_finished()).map(|(id, _)| id).collect();
@@ -313,20 +322,21 @@ impl Queue {
     }
 
     /// A record that was read from the disk waits in memory again.
-    fn read_back(&mut self, place: Place, item: Item) {
+    pub(super) fn read_back(&mut self, place: Place, item: Item) {
         let chain = place.id.0;
         let Some(state) = self.chains.get_mut(&chain) else { return };
         if state.segs.get(&place.id.1).is_none_or(|s| s.held.has(place.index)) {
             return;
         }
         state.hold(place);
+        state.lanes.read(item.lane);
         let doubled = state.segs.get(&place.id.1).and_then(|s| s.doubled_from).is_some_and(|t| item.token >= t);
         if doubled || self.records.contains_key(&item.token) {
             self.books.found = self.books.found.saturating_sub(1);
             self.finish(place);
             return;
         }
-        state.back.insert(item.token);
+        state.add_back(item.lane, item.token);
         let at = self.clock.at_of(&item.stamp);
         let rec = Rec { item: Arc::new(item), chain, at, place: Some(place), instead_of: Vec::new(), homeless: false };
         self.mem_bytes += rec.cost();
@@ -449,6 +459,9 @@ impl Queue {
         if !seg.held.has(place.index) {
             let doubled = seg.doubled_from.is_some_and(|t| item.token >= t);
             self.finish(place);
+            if let Some(chain) = self.chains.get_mut(&place.id.0) {
+                chain.lanes.read(item.lane);
+            }
             if doubled {
                 self.books.found = self.books.found.saturating_sub(1);
             } else {

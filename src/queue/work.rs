@@ -46,6 +46,8 @@ pub enum Job {
         last_seq: Option<u64>,
         /// All of the rest, without bodies, because the segment is to be dropped.
         names_only: bool,
+        /// Only these lanes; empty: all.
+        lanes: Vec<u64>,
     },
     /// Save the state.
     Save(State),
@@ -123,6 +125,8 @@ pub struct Standing {
     pub cut: bool,
     /// Its end was torn by a power cut, and that is reported.
     pub torn: bool,
+    /// The set of lanes of which there is something, see `lanes::bit`.
+    pub lanes: u64,
 }
 
 impl Standing {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::model::{DeviceCounters, Mono, Now};
-use crate::queue::{DiskState, Stats};
+use crate::queue::Stats;
 use crate::wire::payload::time_text;
 
 /// How the link is, as the hub has seen it.
@@ -40,31 +40,24 @@ pub(super) fn collect<'a>(
     link: &LinkStatus,
     devices: impl Iterator<Item = (&'a str, DeviceCounters)>,
 ) -> Map<String, Json> {
-    let (disk, trouble) = match &stats.disk {
-        DiskState::Memory => ("memory", None),
-        DiskState::Durable => ("durable", None),
-        DiskState::Failing { text, .. } => ("failing", Some(text.clone())),
-    };
-    let mut queue = json!({
-        "waiting": stats.waiting, "bytes": stats.bytes, "max_bytes": stats.max_bytes,
-        "memory_bytes": stats.memory_bytes, "unsynced": stats.unsynced, "accepted": stats.accepted,
-        "found": stats.found, "delivered": stats.delivered, "dead": stats.dead, "replaced": stats.replaced,
-        "dropped": stats.dropped, "dropped_total": stats.dropped.values().sum::<u64>(), "next_seq": stats.next_seq,
-        "oldest_s": stats.oldest.map(|d| d.as_secs()), "lasts_s": stats.lasts.map(|d| d.as_secs()),
-        "disk": disk,
-    });
-    if let Some(map) = queue.as_object_mut() {
-        map.extend(trouble.map(|text| ("trouble".to_owned(), json!(text))));
-        if !words.is_empty() {
-            map.insert("notes".into(), json!(words));
-        }
-    }
+    let queue = super::figures::figures(stats, words);
     let devices: Map<String, Json> = devices
         .map(|(name, c)| {
-            let counts = json!({
+            let mut counts = json!({
                 "frames": c.frames, "bad_frames": c.bad_frames, "dropped_bytes": c.dropped_bytes,
-                "readings": c.readings, "errors": c.errors,
+                "readings": c.readings, "errors": c.errors, "missed": c.missed, "late": c.late,
             });
+            // only where pins are read
+            let pins = [
+                ("edges", c.edges),
+                ("lost_edges", c.lost_edges),
+                ("illegal_moves", c.illegal_moves),
+                ("storms", c.storms),
+            ];
+            if let Some(map) = counts.as_object_mut() {
+                map.extend(pins.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), json!(n))));
+                map.extend(c.flooding.then(|| ("flooding".to_owned(), json!(true))));
+            }
             (name.to_owned(), counts)
         })
         .collect();

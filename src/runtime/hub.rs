@@ -13,13 +13,15 @@ use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle};
-use crate::model::{Action, Deliver, DeviceId, Message, Qos, Ticket};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
 use crate::queue::{self, Shared};
 use crate::wire::Record;
 
 use super::Ask;
 use super::health::{self, LinkStatus};
+use super::memory::Memory;
 use super::outbox::{QueueOutbox, queue_stamp};
+use super::requests::LevelTimer;
 use super::systemd;
 
 /// How long devices may take to end.
@@ -27,7 +29,7 @@ const END_DEVICES: Duration = Duration::from_secs(1);
 
 /// How long devices are held back at a time while the queue's memory is nearly full. It ends early when the queue has
 /// made room, and a dead end (a broker that takes nothing) costs a flooding device its speed, not the daemon its life.
-const HOLD: Duration = Duration::from_millis(250);
+pub(super) const HOLD: Duration = Duration::from_millis(250);
 
 /// Reports that are taken in one go, so that a flood does not starve the rest.
 const BATCH: usize = 64;
@@ -48,9 +50,16 @@ impl Part {
     }
 }
 
+/// The key in the durable memory of what a device wants to have kept.
+pub(super) fn key_of(device: &str, key: &str) -> String {
+    format!("device/{device}/{key}")
+}
+
 /// What the hub listens to.
 pub(super) struct Ears {
     pub reports: mpsc::Receiver<Report>,
+    /// Answers, and all that outputs say: never held back.
+    pub answers: mpsc::Receiver<Report>,
     pub link: mpsc::Receiver<LinkEvent>,
     pub levels: mpsc::UnboundedReceiver<(u8, bool)>,
     pub asks: mpsc::Receiver<Ask>,
@@ -67,7 +76,11 @@ pub(super) struct Hub {
     pub link: LinkHandle,
     pub parts: Vec<Part>,
     pub sim: Option<SimBoard>,
+    pub memory: Memory,
     pub status: LinkStatus,
+    /// Reloads that were asked for.
+    pub wanted: mpsc::Sender<commands::Reply>,
+    pub level_timer: LevelTimer,
     /// `P/bridge/health`.
     pub health_topic: String,
 }
@@ -77,11 +90,11 @@ impl Hub {
         let mut reports = Vec::with_capacity(BATCH);
         let mut fx = Vec::new();
         let mut stopping: Option<oneshot::Sender<()>> = None;
-        let (mut link_open, mut devices_open) = (true, true);
+        let (mut link_open, mut devices_open, mut answers_open) = (true, true, true);
         // a full queue holds the devices back, and they their ports
         let mut held: Option<Instant> = None;
         loop {
-            // at a stop nobody is held back: among the reports are the outputs' answers
+            // at a stop nobody is held back: what was said is to be queued
             let pressed = stopping.is_none() && self.outbox.pressed();
             held = if pressed { held.or_else(|| Some(Instant::now() + HOLD)) } else { None };
             let hold = held.filter(|until| *until > Instant::now());
@@ -91,10 +104,18 @@ impl Hub {
                     // none: there are no devices, or all have ended
                     devices_open = n > 0;
                     held = None;
+                    // an answer was given before the device said anything else
+                    while let Ok(answer) = ears.answers.try_recv() {
+                        self.report(answer, &mut fx);
+                    }
                     for report in reports.drain(..) {
                         self.report(report, &mut fx);
                     }
                 }
+                answer = ears.answers.recv(), if answers_open => match answer {
+                    Some(answer) => self.report(answer, &mut fx),
+                    None => answers_open = false,
+                },
                 event = ears.link.recv(), if link_open => match event {
                     Some(event) => self.link_event(event, &mut fx),
                     None => link_open = false,
@@ -107,10 +128,12 @@ impl Hub {
                 }
                 Some(ask) = ears.asks.recv() => match ask {
                     Ask::Ping(answer) => drop(answer.send(())),
-                    Ask::StopOutputs(answer) => {
-                        self.feed(Event::Stop, &mut fx);
+                    Ask::StopOutputs(keep, answer) => {
+                        self.feed(Event::Stop(keep), &mut fx);
                         stopping = Some(answer);
                     }
+                    Ask::Answer(reply, map) => self.reply(&reply, map, &mut fx),
+                    Ask::Say(about) => self.say(about, &mut fx),
                     Ask::End => break,
                 },
             }
@@ -122,17 +145,22 @@ impl Hub {
                 let _ = answer.send(());
             }
         }
-        self.end(ears.reports).await;
+        self.end(ears.reports, ears.answers).await;
     }
 
     /// Devices end when their channel closes, and what they still have to say is queued. One that does not end is
     /// named.
-    async fn end(mut self, mut reports: mpsc::Receiver<Report>) {
+    async fn end(mut self, mut reports: mpsc::Receiver<Report>, mut answers: mpsc::Receiver<Report>) {
         let tasks: Vec<_> = self.parts.iter_mut().map(Part::dismiss).collect();
         let mut fx = Vec::new();
-        // every device holds a sender: the channel ends with the last of them
+        // every device holds senders: the channels end with the last of them
         let last_words = async {
-            while let Some(report) = reports.recv().await {
+            loop {
+                let report = tokio::select! {
+                    Some(report) = reports.recv() => report,
+                    Some(answer) = answers.recv() => answer,
+                    else => break,
+                };
                 self.report(report, &mut fx);
                 self.carry(&mut fx);
             }
@@ -156,6 +184,11 @@ impl Hub {
             }
             Report::Status(device, status) => self.feed(Event::Device(device, status), fx),
             Report::Acted(ticket, result) => self.feed(Event::Acted(ticket, result), fx),
+            Report::Remember { device, key, value, urgent } => {
+                if let Some(part) = self.parts.get(device.0 as usize) {
+                    self.memory.set(&key_of(&part.name, &key), value.as_ref(), urgent);
+                }
+            }
         }
     }
 
@@ -213,6 +246,12 @@ impl Hub {
                             self.feed(Event::Problem(e.text), fx);
                         }
                     }
+                    Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
+                    Effect::Log(text) => log::info!("{text}"),
+                    Effect::Daemon(request, reply) => {
+                        self.requested(request, reply, fx);
+                        sent = true;
+                    }
                     Effect::Health(reply) => {
                         self.health(reply, fx);
                         sent = true;
@@ -228,16 +267,16 @@ impl Hub {
     fn act(&mut self, device: DeviceId, ticket: Ticket, action: Action, fx: &mut Vec<Effect>) {
         let order = Order { ticket, action, until: Instant::now() + commands::PATIENCE };
         let sent = self.parts.get(device.0 as usize).map(|part| part.orders.try_send(order));
-        let why = match sent {
+        let (kind, why) = match sent {
             Some(Ok(())) => return,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => "the device is behind; ask again",
-            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => "the device has ended",
+            Some(Err(mpsc::error::TrySendError::Full(_))) => (OutcomeKind::Busy, "the device is behind; ask again"),
+            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => (OutcomeKind::Failed, "the device has ended"),
         };
-        self.feed(Event::Acted(ticket, Err(why.into())), fx);
+        self.feed(Event::Acted(ticket, Err(Refusal::new(kind, why))), fx);
     }
 
     fn send(&mut self, outgoing: Outgoing) {
-        let (now, boot) = (self.clock.now(), self.clock.boot());
+        let (now, epoch) = (self.clock.now(), self.clock.epoch());
         let entry = queue::Entry {
             reading: outgoing.reading,
             rank: outgoing.priority as u8,
@@ -249,17 +288,17 @@ impl Hub {
             },
             in_order: outgoing.retain,
             expires: outgoing.expires.map(|m| m.0),
-            stamp: queue_stamp(&outgoing.taken.unwrap_or_else(|| now.stamp()), boot),
+            stamp: queue_stamp(&outgoing.taken.unwrap_or_else(|| now.stamp()), epoch),
             source: outgoing.source,
             body: outgoing.record.encode(),
         };
         let mut queue = self.queue.lock();
         // The queue learns of a clock that was set.
-        queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), boot));
+        queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), epoch));
         queue.append(entry, now.mono.0);
     }
 
-    /// Tells of readings that were lost.
+    /// Tells of readings that were lost, and of a memory that cannot keep what it is told.
     fn gaps(&mut self, fx: &mut Vec<Effect>) {
         for gap in self.outbox.take_gaps() {
             let (from, to, count) = (gap.from, gap.to, gap.count);
@@ -267,25 +306,24 @@ impl Hub {
             let report = GapReport { from, to, count, reason: gap.reason.into(), point: gap.source };
             self.feed(Event::Gap(report), fx);
         }
+        for text in self.memory.take_problems() {
+            self.feed(Event::Problem(text), fx);
+        }
         self.carry(fx);
     }
 
     fn health(&mut self, reply: Option<commands::Reply>, fx: &mut Vec<Effect>) {
         let now = self.clock.now();
-        let stamp = queue_stamp(&now.stamp(), self.clock.boot());
+        let stamp = queue_stamp(&now.stamp(), self.clock.epoch());
         let (stats, words) = {
             let mut queue = self.queue.lock();
             queue.set_clock(now.mono.0, stamp);
             (queue.stats(), queue.health().words)
         };
         let devices = self.parts.iter().map(|p| (p.name.as_str(), p.counters.read()));
-        let mut map = health::collect(&now, &stats, &words, &self.status, devices);
+        let map = health::collect(&now, &stats, &words, &self.status, devices);
         if let Some(reply) = reply {
-            if let Some(transaction) = reply.transaction.clone() {
-                map.insert("transaction".into(), transaction);
-            }
-            fx.extend(commands::send_reply(&reply, map, now.mono));
-            return;
+            return self.reply(&reply, map, fx);
         }
         let message = Message {
             topic: self.health_topic.clone(),

@@ -5,8 +5,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use crate::clock::{Boot, Clock};
+use crate::clock::{Clock, Epoch};
 use crate::link::{Outbound, Outbox, Refusal};
 use crate::model::{Mono, Now, Stamp, Wall};
 use crate::queue::{self, Gap, Shared};
@@ -14,9 +15,9 @@ use crate::wire::Record;
 use crate::wire::record::Sending;
 
 /// A stamp as the queue keeps it: by the clock of this boot, so that a later process can put it right too.
-pub(super) fn queue_stamp(stamp: &Stamp, boot: Boot) -> queue::Stamp {
-    let mono = boot.start + stamp.mono.0.as_millis() as u64;
-    queue::Stamp { wall: stamp.wall.0, mono, boot: boot.id, synced: stamp.synced }
+pub(super) fn queue_stamp(stamp: &Stamp, epoch: Epoch) -> queue::Stamp {
+    let mono = epoch.start + stamp.mono.0.as_millis() as u64;
+    queue::Stamp { wall: stamp.wall.0, mono, boot: epoch.id, synced: stamp.synced }
 }
 
 /// The queue as the link sees it.
@@ -25,6 +26,8 @@ pub(super) struct QueueOutbox {
     clock: Arc<Clock>,
     link: Notify,
     hub: Arc<Notify>,
+    /// Whoever else waits for the queue's thread.
+    others: Notify,
     /// A timer is set for the next report of loss.
     told: AtomicBool,
     /// The hub holds devices back.
@@ -42,6 +45,7 @@ impl QueueOutbox {
             clock,
             link: Notify::new(),
             hub,
+            others: Notify::new(),
             told: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             paced: AtomicBool::new(false),
@@ -58,6 +62,17 @@ impl QueueOutbox {
     pub(super) fn news(&self) {
         self.link.notify_one();
         self.hub.notify_one();
+        self.others.notify_waiters();
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn idle(&self) -> bool {
+        self.queue.lock().stats().waiting == 0
+    }
+
+    /// Until the queue's thread or the broker has done something after this call.
+    pub(super) fn stirred(&self) -> Notified<'_> {
+        self.others.notified()
     }
 
     /// Whether devices should be held back for a moment; the hub is woken when they need not.
@@ -108,10 +123,10 @@ impl Outbox for QueueOutbox {
     fn take(&self) -> Option<Outbound> {
         loop {
             let now = self.clock.now();
-            let boot = self.clock.boot();
+            let epoch = self.clock.epoch();
             let mut queue = self.queue.lock();
             // The queue learns of a clock that was set.
-            queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), boot));
+            queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), epoch));
             let Some(out) = queue.take(now.mono.0) else {
                 let wait = queue.next_take(now.mono.0);
                 let lost = queue.next_gap(now.mono.0).is_some();
@@ -133,9 +148,9 @@ impl Outbox for QueueOutbox {
                     mono: Mono(Duration::from_millis(out.stamp.mono)),
                     synced: out.stamp.synced,
                 },
-                ours: out.stamp.boot == boot.id,
+                ours: out.stamp.boot == epoch.id,
                 expires_in: out.expires_in,
-                now: Now { mono: Mono(now.mono.0 + Duration::from_millis(boot.start)), ..now },
+                now: Now { mono: Mono(now.mono.0 + Duration::from_millis(epoch.start)), ..now },
             };
             match Record::decode(&out.body) {
                 Ok(record) => return Some(Outbound { token: out.token, message: record.into_message(&sending) }),
@@ -150,6 +165,7 @@ impl Outbox for QueueOutbox {
     fn done(&self, token: u64) {
         let mut queue = self.queue.lock();
         queue.done(token);
+        self.others.notify_waiters();
         if self.holding.load(Ordering::Relaxed) && !queue.pressed() {
             self.hub.notify_one();
         }

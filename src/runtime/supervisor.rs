@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::device::{Context, Counters, DeviceError, Driver, Report};
+use crate::hal::bus;
 use crate::model::DeviceStatus;
 
 /// First and longest wait between two tries. A node that comes back ends the wait at once.
@@ -50,11 +51,19 @@ pub(super) async fn supervise(driver: Box<dyn Driver>, mut context: Context) {
                     break;
                 }
                 order = context.orders.recv() => match order {
-                    Some(order) => context.acted(order.ticket, Err(format!("offline: {reason}"))).await,
+                    Some(order) => context.acted(order.ticket, Err(format!("offline: {reason}").into())).await,
                     None => return,
                 },
             }
         }
+    }
+}
+
+/// Runs a port that devices share, until no device holds it any more; again, if it panics.
+pub(super) async fn keep(mut port: bus::Task) {
+    while let Err(text) = caught(port.run()).await {
+        log::error!("internal fault of a port: {text}");
+        tokio::time::sleep(FIRST).await;
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Topics {
 }
 
 /// The verbs of `P/bridge/request/…` that are answered.
-pub const REQUESTS: &[&str] = &["command", "health"];
+pub const REQUESTS: &[&str] = &["command", "health", "log_level", "queue", "rediscover", "reload"];
 
 impl Topics {
     /// Topics below `prefix`, which [`check_topic`] has passed.
@@ -110,6 +110,17 @@ impl Topics {
         for verb in device_verbs {
             let route = Route::Device { device: device.id, point: None, verb: verb.clone() };
             self.routes.insert(Topics::verb(&self.device(&device.name), verb), route);
+        }
+    }
+
+    /// Listens to the verbs of a device's own ([`DeviceSpec::own`]).
+    pub fn listen_own(&mut self, device: &DeviceSpec, points: &[&PointSpec]) {
+        for own in &device.own {
+            let point = own.point.and_then(|i| points.get(i));
+            let below = point.map_or_else(|| self.device(&device.name), |p| p.topic.clone());
+            let point = point.map(|p| p.id);
+            let route = Route::Device { device: device.id, point, verb: own.verb.clone() };
+            self.routes.insert(Topics::verb(&below, &own.verb), route);
         }
     }
 

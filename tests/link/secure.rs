@@ -11,11 +11,11 @@ use super::mosquitto::{Mosquitto, free_port};
 
 const BOTH: [Protocol; 2] = [Protocol::V5, Protocol::V311];
 
-struct Certificates(tempfile::TempDir);
+pub struct Certificates(tempfile::TempDir);
 
 impl Certificates {
-    /// Two authorities (`ca`, `stranger`), a broker's certificate for `localhost` and a client's.
-    fn new() -> Certificates {
+    /// Two authorities (`ca`, `stranger`), a broker's certificate for `localhost`, one that expired yesterday, a client's.
+    pub fn new() -> Certificates {
         let made = Certificates(tempfile::tempdir().unwrap());
         for authority in ["ca", "stranger"] {
             let (key, cert) = (made.text(&format!("{authority}.key")), made.text(&format!("{authority}.pem")));
@@ -26,14 +26,14 @@ impl Certificates {
             );
         }
         std::fs::write(made.file("san"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
-        for name in ["server", "client"] {
+        for (name, days) in [("server", "30"), ("client", "30"), ("expired", "-1")] {
             let (key, request) = (made.text(&format!("{name}.key")), made.text("request"));
             openssl(
                 &["req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout"],
                 &[&key, "-out", &request, "-subj", &format!("/CN={name}")],
             );
             openssl(
-                &["x509", "-req", "-CAcreateserial", "-days", "30", "-in"],
+                &["x509", "-req", "-CAcreateserial", "-days", days, "-in"],
                 &[
                     &request,
                     "-CA",
@@ -49,14 +49,17 @@ impl Certificates {
         }
         made
     }
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
     fn text(&self, name: &str) -> String {
         self.file(name).display().to_string()
     }
     fn broker(&self, more: &str) -> Mosquitto {
-        let [ca, cert, key] = ["ca.pem", "server.pem", "server.key"].map(|n| self.text(n));
+        self.broker_with("server", more)
+    }
+    fn broker_with(&self, name: &str, more: &str) -> Mosquitto {
+        let [ca, cert, key] = ["ca.pem".into(), format!("{name}.pem"), format!("{name}.key")].map(|n| self.text(&n));
         Mosquitto::started(&format!("cafile {ca}\ncertfile {cert}\nkeyfile {key}\n{more}"), None)
     }
 }
@@ -66,11 +69,11 @@ fn openssl(args: &[&str], more: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn secure(url: &str, protocol: Protocol, ca: &Path) -> LinkConfig {
-    LinkConfig { tls: TlsFiles { ca: Some(ca.into()), cert: None, key: None }, ..config(url, protocol) }
+pub fn secure(url: &str, protocol: Protocol, ca: &Path) -> LinkConfig {
+    LinkConfig { tls: TlsFiles { ca: Some(ca.into()), ..TlsFiles::default() }, ..config(url, protocol) }
 }
 
-async fn delivers(config: LinkConfig) {
+pub async fn delivers(config: LinkConfig) {
     let outbox = Memory::new();
     for n in 0..100 {
         outbox.add(message("t", n.to_string()));
@@ -81,7 +84,7 @@ async fn delivers(config: LinkConfig) {
     link.stop(vec![]).await;
 }
 
-async fn fails(config: LinkConfig) -> String {
+pub async fn fails(config: LinkConfig) -> String {
     let mut link = Running::start(config, Memory::new());
     let reason = link.down().await;
     link.stop(vec![]).await;
@@ -109,6 +112,41 @@ async fn tls_delivers_and_each_failed_check_is_named() {
     let plain = Mosquitto::started("", None);
     let reason = fails(secure(&format!("mqtts://localhost:{}", plain.port), Protocol::V5, &ca)).await;
     assert!(!reason.is_empty());
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_named_as_such() {
+    let certificates = Certificates::new();
+    let broker = certificates.broker_with("expired", "");
+    let url = format!("mqtts://localhost:{}", broker.port);
+    for protocol in BOTH {
+        let reason = fails(secure(&url, protocol, &certificates.file("ca.pem"))).await;
+        assert!(reason.contains("has expired"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_url_with_tls_never_sends_a_plain_byte() {
+    let certificates = Certificates::new();
+    for scheme in ["mqtts", "wss"] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{scheme}://localhost:{}", listener.local_addr().unwrap().port());
+        let mut config = secure(&url, Protocol::V5, &certificates.file("ca.pem"));
+        config.login = Some(("joe".into(), "CANARY".into()));
+        config.patience.retry = std::time::Duration::from_millis(1);
+        let outbox = Memory::new();
+        outbox.add(message("t", "CANARY"));
+        let link = Running::start(config, outbox);
+        for _ in 0..4 {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut sent = vec![0; 4096];
+            let n = tokio::io::AsyncReadExt::read(&mut socket, &mut sent).await.unwrap();
+            // 0x16 is a TLS handshake
+            assert_eq!(sent[0], 0x16, "{:?}", &sent[..n]);
+            assert!(!sent.windows(6).any(|w| w == b"CANARY"));
+        }
+        link.abort().await;
+    }
 }
 
 #[tokio::test]

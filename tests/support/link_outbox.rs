@@ -154,6 +154,7 @@ pub fn config(url: &str, protocol: Protocol) -> LinkConfig {
         client_id: format!("test-{}-{n}", std::process::id()),
         login: None,
         tls: Default::default(),
+        proxy: None,
         keep_alive: Duration::from_secs(30),
         in_flight: 64,
         session_expiry: Duration::ZERO,

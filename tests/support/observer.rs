@@ -59,6 +59,12 @@ impl Observer {
         })
     }
 
+    /// Until this payload has arrived.
+    pub async fn saw(&self, payload: &str) {
+        let mut count = self.count.subscribe();
+        count.wait_for(|_| self.seen.lock().unwrap().iter().any(|p| p == payload)).await.unwrap();
+    }
+
     /// Until so many have arrived.
     pub async fn reached(&self, n: usize) {
         let mut count = self.count.subscribe();

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::Word;
 use crate::config::raw::Params;
+use crate::model::value::tidy;
 use crate::model::{Mono, Value};
 
 /// One step of a chain.
@@ -137,11 +138,6 @@ fn number(value: Value, f: impl FnOnce(f64) -> f64) -> Option<Value> {
         }
         other => Some(other),
     }
-}
-
-/// Rounds off what binary fractions add behind the ninth decimal.
-fn tidy(n: f64) -> f64 {
-    if n.abs() < 1e6 { (n * 1e9).round() / 1e9 } else { n }
 }
 
 #[cfg(test)]

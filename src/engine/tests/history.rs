@@ -8,7 +8,9 @@ use crate::config::When;
 use crate::config::scalar::Span;
 use crate::engine::bridge::{GapReport, Info};
 use crate::engine::{Effect, Engine, Event, Outgoing, Setup};
-use crate::model::{Action, DeviceId, DeviceStatus, Incoming, Mono, Now, PointId, Qos, Quality, Ticket, Value, Wall};
+use crate::model::{
+    Action, DeviceId, DeviceStatus, Incoming, Mono, Now, OutcomeKind, PointId, Qos, Quality, Refusal, Ticket, Value, Wall,
+};
 use crate::plan::{Ask, Plan, check};
 use crate::wire::Record;
 use crate::wire::record::Sending;
@@ -66,7 +68,19 @@ impl House {
         House {
             devices: devices.iter().map(|d| d.name.clone()).collect(),
             points: names,
-            engine: Engine::new(Setup { topics, devices, points, chains, info }, &now),
+            engine: Engine::new(
+                Setup {
+                    topics,
+                    devices,
+                    points,
+                    chains,
+                    info,
+                    memory: Default::default(),
+                    boot: Default::default(),
+                    abnormal: false,
+                },
+                &now,
+            ),
             now,
             incoming: 0,
         }
@@ -82,11 +96,18 @@ impl House {
             }
             "up" => Event::LinkUp,
             "down" => Event::LinkDown,
-            "stop" => Event::Stop,
+            "stop" => {
+                let keep = rest.strip_prefix("but ").map(|names| names.split(' ').map(|n| self.device(n)).collect());
+                Event::Stop(keep.unwrap_or_default())
+            }
             "online" => Event::Device(self.device(rest), DeviceStatus::Online),
             "offline" => {
                 let (name, why) = rest.split_once(' ').unwrap();
                 Event::Device(self.device(name), DeviceStatus::Offline(why.into()))
+            }
+            "silent" => {
+                let (name, why) = rest.split_once(' ').unwrap();
+                Event::Device(self.device(name), DeviceStatus::Silent(why.into()))
             }
             "read" => {
                 let (name, value) = rest.split_once(' ').unwrap();
@@ -100,7 +121,7 @@ impl House {
             "acted" => {
                 let (ticket, what) = rest.split_once(' ').unwrap();
                 let result = match what.strip_prefix("failed ") {
-                    Some(why) => Err(why.to_owned()),
+                    Some(why) => Err(refusal(why)),
                     None => Ok((what != "-").then(|| self::value(what))),
                 };
                 Event::Acted(Ticket(ticket.parse().unwrap()), result)
@@ -188,11 +209,23 @@ impl House {
                 let what = match action {
                     Action::Set(value) => format!("set {value}"),
                     Action::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes).escape_debug()),
+                    Action::Verb { point, verb, value } => {
+                        format!("{verb}{} {value}", point.map_or(String::new(), |p| format!(" of point {p}")))
+                    }
                 };
                 format!("act {} {} {what}", ticket.0, self.devices[device.0 as usize])
             }
             Effect::Ack(n) => format!("ack {n}"),
             Effect::DriveSim(pin, high) => format!("drive {pin} {}", u8::from(*high)),
+            Effect::Remember { key, value, urgent } => {
+                let value = value.as_ref().map_or("-".to_owned(), Json::to_string);
+                format!("remember {key} {value}{}", if *urgent { " urgent" } else { "" })
+            }
+            Effect::Log(text) => format!("log {text}"),
+            Effect::Daemon(request, reply) => {
+                let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
+                format!("daemon {request:?} to {}{transaction}", reply.topic.as_deref().unwrap_or("nobody"))
+            }
             Effect::Health(None) => "health".into(),
             Effect::Health(Some(reply)) => {
                 let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
@@ -242,6 +275,14 @@ impl House {
         }
         line
     }
+}
+
+/// `REASON`, or `(KIND) REASON`.
+fn refusal(text: &str) -> Refusal {
+    use OutcomeKind::{Busy, Rejected, Timeout};
+    let kinds = [Busy, Rejected, Timeout];
+    let kind = kinds.into_iter().find_map(|k| Some((k, text.strip_prefix(&format!("({}) ", k.as_str()))?)));
+    kind.map_or_else(|| text.into(), |(kind, reason)| Refusal::new(kind, reason))
 }
 
 fn value(text: &str) -> Value {

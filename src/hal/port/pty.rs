@@ -46,4 +46,15 @@ impl Pair {
         }
         Ok(())
     }
+
+    /// Hears what is said on the line; waits while nothing is. Fails with EIO while nobody has the other end open.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.master.readable().await?;
+            match ready.try_io(|fd| Ok(nix::unistd::read(fd.get_ref(), buffer)?)) {
+                Ok(read) => return read,
+                Err(_would_block) => {}
+            }
+        }
+    }
 }
