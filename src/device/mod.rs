@@ -8,9 +8,14 @@ mod counter;
 mod digital_in;
 mod digital_out;
 mod encoder;
+mod hwmon;
+mod iio;
 mod input;
 mod modbus;
+mod onewire;
+mod sensor;
 mod serial;
+mod system;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -26,6 +31,7 @@ use crate::clock::Clock;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::{Places, Word};
 use crate::hal::bus::{self, Bus};
+use crate::hal::machine::Machine;
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
@@ -42,7 +48,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, hwmon::KIND, iio::KIND, modbus::KIND, onewire::KIND, serial::KIND, system::KIND];
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -357,6 +363,8 @@ pub struct Context {
     pub points: Vec<PointId>,
     /// The machine's pins.
     pub board: Arc<dyn Board>,
+    /// The machine's files.
+    pub machine: Machine,
     /// Time.
     pub clock: Arc<Clock>,
     /// Counters.
@@ -465,6 +473,7 @@ pub(crate) mod testing {
                 name: "device".into(),
                 points: (0..4).map(PointId).collect(),
                 board,
+                machine: Machine::at("/nowhere"),
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
                 answers: up.clone(),
@@ -486,6 +495,10 @@ pub(crate) mod testing {
         }
         pub(super) fn counters(&self) -> DeviceCounters {
             self.context.counters.read()
+        }
+        pub(super) fn on(mut self, machine: Machine) -> Bench {
+            self.context.machine = machine;
+            self
         }
         pub(super) fn counters_now(&self) -> Arc<Counters> {
             self.context.counters.clone()
