@@ -9,12 +9,15 @@ mod digital_in;
 mod digital_out;
 mod encoder;
 mod hwmon;
+mod i2c;
 mod iio;
 mod input;
 mod modbus;
 mod onewire;
+mod registers;
 mod sensor;
 mod serial;
+mod spi;
 mod system;
 
 use std::collections::BTreeMap;
@@ -48,7 +51,20 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, hwmon::KIND, iio::KIND, modbus::KIND, onewire::KIND, serial::KIND, system::KIND];
+pub const KINDS: &[Kind] = &[
+    counter::KIND,
+    digital_in::KIND,
+    digital_out::KIND,
+    encoder::KIND,
+    hwmon::KIND,
+    i2c::KIND,
+    iio::KIND,
+    modbus::KIND,
+    onewire::KIND,
+    serial::KIND,
+    spi::KIND,
+    system::KIND,
+];
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -495,10 +511,6 @@ pub(crate) mod testing {
         }
         pub(super) fn counters(&self) -> DeviceCounters {
             self.context.counters.read()
-        }
-        pub(super) fn on(mut self, machine: Machine) -> Bench {
-            self.context.machine = machine;
-            self
         }
         pub(super) fn counters_now(&self) -> Arc<Counters> {
             self.context.counters.clone()

@@ -24,17 +24,29 @@ const ENTRIES: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Machine {
     root: PathBuf,
+    simulated: bool,
 }
 
 impl Machine {
     /// With its files below `root`.
     pub fn at(root: impl Into<PathBuf>) -> Machine {
-        Machine { root: root.into() }
+        Machine { root: root.into(), simulated: false }
     }
 
     /// This machine, or the one that [`ROOT`] names.
     pub fn here() -> Machine {
         Machine::at(std::env::var_os(ROOT).filter(|v| !v.is_empty()).unwrap_or_else(|| "/".into()))
+    }
+
+    /// The same files, and simulated buses.
+    #[must_use]
+    pub fn simulate(self) -> Machine {
+        Machine { simulated: true, ..self }
+    }
+
+    /// Whether chips at its buses are simulated.
+    pub fn simulated(&self) -> bool {
+        self.simulated
     }
 
     /// Where a file such as `sys/class/thermal` is.

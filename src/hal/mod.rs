@@ -9,6 +9,7 @@
 
 pub mod boards;
 pub mod bus;
+pub mod chip;
 pub mod device_tree;
 pub mod list;
 pub mod machine;

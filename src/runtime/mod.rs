@@ -66,7 +66,7 @@ impl Pins {
     /// A simulated board.
     pub fn simulated() -> Pins {
         let sim = SimBoard::new();
-        Pins { board: Arc::new(sim.clone()), sim: Some(sim), machine: Machine::here() }
+        Pins { board: Arc::new(sim.clone()), sim: Some(sim), machine: Machine::here().simulate() }
     }
 }
 

@@ -169,3 +169,52 @@ fn a_sensor_that_fails_or_hangs_is_offline_alone_and_comes_back() {
     all.expect("gw/hung", "19.5");
     gateway.stop();
 }
+
+#[test]
+fn a_chip_is_read_by_its_registers_on_the_simulated_bus() {
+    let tree = Tree::new();
+    tree.write("dev/i2c-1/0x48", "00: 40 00\n05: 12 3a ff\n");
+    tree.write("dev/spi0.1", "01 80 00: 00 01 ff\n");
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(
+        &broker,
+        "devices:
+  adc:
+    kind: i2c
+    address: 0x48
+    init: [\"03 80 00\", \"02 00 00\"]
+    convert: \"01 c3 83\"
+    delay: 10ms
+    every: 200ms
+    retries: 0
+    points:
+      voltage: { register: \"00\", as: i16be, unit: V, formula: \"value * 4.096 / 32768\" }
+      double: { register: \"00\", as: u16be, formula: \"fields.voltage * 2\" }
+      status: { register: \"05\", at: 1, bit: 1 }
+      part: { register: \"05\", bits: [4, 7] }
+  mcp3008: { kind: spi, select: 1, points: { light: { register: \"01 80 00\", at: 1, as: u16be, bits: [0, 9] } } }
+  nobody: { kind: i2c, address: 0x77, retries: 0, points: { id: { register: \"d0\", as: u8 } } }
+",
+    )
+    .with_env("PINPOST_SYSFS", tree.0.path().to_str().unwrap());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    for (topic, value) in
+        [("adc/voltage", "2.048"), ("adc/double", "32768"), ("adc/status", "ON"), ("adc/part", "1"), ("mcp3008", "511")]
+    {
+        all.expect(&format!("gw/{topic}"), value);
+    }
+    let why = all.until("gw/bridge/event", |g| g.payload.contains("\"nobody\"")).json();
+    assert!(why["reason"].as_str().unwrap().contains("no simulated chip i2c-1/0x77"), "{why}");
+    let written = || fs::read_to_string(tree.path("dev/i2c-1/0x48.written")).unwrap();
+    assert!(written().starts_with("03 80 00\n02 00 00\n01 c3 83\n"), "{}", written());
+
+    // gone and back, perhaps without its settings: they are written again
+    fs::remove_file(tree.path("dev/i2c-1/0x48")).unwrap();
+    all.until_payload("gw/adc/availability", "offline");
+    tree.write("dev/i2c-1/0x48", "00: e0 00\n05: 00 00\n");
+    all.until_payload("gw/adc/availability", "online");
+    all.until_payload("gw/adc/voltage", "-1.024");
+    assert_eq!(written().matches("02 00 00").count(), 2, "{}", written());
+    gateway.stop();
+}
