@@ -25,7 +25,10 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
 use crate::engine::commands::Reply;
+use crate::engine::filters::Chain;
+use crate::engine::logic::Logic;
 use crate::engine::{Engine, Setup, bridge};
+use crate::expr::Zone;
 use crate::hal::sim::SimBoard;
 use crate::hal::{Board, Level};
 use crate::link::{Link, LinkHandle};
@@ -190,11 +193,17 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
+        let wants_fields: Vec<bool> = plan
+            .devices
+            .iter()
+            .map(|d| d.spec.points.iter().any(|id| plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)))
+            .collect();
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
             points: plan.points,
             chains: plan.chains,
+            logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
             info,
             memory: memory.recall(""),
             boot: clock.boot(),
@@ -206,7 +215,7 @@ impl Daemon {
             tokio::spawn(supervisor::keep(port));
         }
         let mut parts = Vec::new();
-        for device in plan.devices {
+        for (device, wants_fields) in plan.devices.into_iter().zip(wants_fields) {
             let (order_tx, orders) = mpsc::channel(ORDERS);
             let counters = Arc::new(Counters::default());
             let context = Context {
@@ -220,6 +229,7 @@ impl Daemon {
                 answers: answer_tx.clone(),
                 orders,
                 start_safe: abnormal,
+                wants_fields,
                 start_kept: kept(device.spec.id),
                 memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
