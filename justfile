@@ -57,10 +57,6 @@ week readings="6048000":
     cargo build --release
     OUTAGE_READINGS={{readings}} OUTAGE_PROGRAM=target/release/pinpost cargo test --test outage -- --nocapture
 
-# Simulated power cuts of the queue, optimised; a million takes minutes: just crash-states 100000000.
-crash-states n="1000000":
-    QUEUE_CRASH_STATES={{n}} .ci/crash-states.sh
-
 # All proofs on the real thing: power cuts, kills, faults in every call, sick disks. As root, where mounts are possible.
 proofs:
     cargo build --release --locked

@@ -9,9 +9,17 @@ mod counter;
 mod digital_in;
 mod digital_out;
 mod encoder;
+mod hwmon;
+mod i2c;
+mod iio;
 mod input;
 mod modbus;
+mod onewire;
+mod registers;
+mod sensor;
 mod serial;
+mod spi;
+mod system;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -27,6 +35,7 @@ use crate::clock::Clock;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::{Places, Word};
 use crate::hal::bus::{self, Bus};
+use crate::hal::machine::Machine;
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
@@ -43,7 +52,20 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[
+    counter::KIND,
+    digital_in::KIND,
+    digital_out::KIND,
+    encoder::KIND,
+    hwmon::KIND,
+    i2c::KIND,
+    iio::KIND,
+    modbus::KIND,
+    onewire::KIND,
+    serial::KIND,
+    spi::KIND,
+    system::KIND,
+];
 
 /// The task of a device that is computed by the engine.
 pub fn computed() -> Box<dyn Driver> {
@@ -325,6 +347,8 @@ pub struct Context {
     pub points: Vec<PointId>,
     /// The machine's pins.
     pub board: Arc<dyn Board>,
+    /// The machine's files.
+    pub machine: Machine,
     /// Time.
     pub clock: Arc<Clock>,
     /// Counters.
@@ -439,6 +463,7 @@ pub(crate) mod testing {
                 name: "device".into(),
                 points: (0..4).map(PointId).collect(),
                 board,
+                machine: Machine::at("/nowhere"),
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
                 answers: up.clone(),

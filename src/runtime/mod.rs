@@ -29,6 +29,7 @@ use crate::engine::filters::Chain;
 use crate::engine::logic::Logic;
 use crate::engine::{Engine, Setup, bridge};
 use crate::expr::Zone;
+use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
 use crate::hal::{Board, Level};
 use crate::link::{Link, LinkHandle};
@@ -60,13 +61,15 @@ pub struct Pins {
     pub board: Arc<dyn Board>,
     /// The same, if it is simulated.
     pub sim: Option<SimBoard>,
+    /// The machine's files: what the kernel tells of sensors and of the machine itself.
+    pub machine: Machine,
 }
 
 impl Pins {
     /// A simulated board.
     pub fn simulated() -> Pins {
         let sim = SimBoard::new();
-        Pins { board: Arc::new(sim.clone()), sim: Some(sim) }
+        Pins { board: Arc::new(sim.clone()), sim: Some(sim), machine: Machine::here().simulate() }
     }
 }
 
@@ -223,6 +226,7 @@ impl Daemon {
                 name: device.spec.name.clone(),
                 points: device.spec.points.clone(),
                 board: pins.board.clone(),
+                machine: pins.machine.clone(),
                 clock: clock.clone(),
                 counters: counters.clone(),
                 up: if device.spec.output.is_some() { answer_tx.clone() } else { report_tx.clone() },
