@@ -20,6 +20,8 @@ mod queue;
 mod reload;
 #[path = "daemon/requests.rs"]
 mod requests;
+#[path = "daemon/sensors.rs"]
+mod sensors;
 #[path = "daemon/serial.rs"]
 mod serial;
 #[path = "daemon/storm.rs"]

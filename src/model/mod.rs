@@ -16,7 +16,7 @@ pub use command::{Action, Command, Outcome, OutcomeKind, Refusal};
 pub use id::{DeviceId, PointId, Ticket, is_name};
 pub use message::{Incoming, Message, Properties, Qos};
 pub use problem::{Place, Problem};
-pub use reading::{Quality, Reading};
+pub use reading::{Frame, Quality, Reading};
 pub use spec::{Deliver, DeviceSpec, OutputLimits, PayloadFormat, PointSpec, Priority, Takes, VerbSpec};
 pub use status::{DeviceCounters, DeviceStatus};
 pub use time::{Boot, Mono, Now, Stamp, Wall};

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::rig::{Rig, wish};
 
 /// Runs at a time: they wait more than they work.
-const AT_A_TIME: u64 = 6;
+const AT_A_TIME: u64 = 8;
 const QUEUE: &str = "sync: 20ms, max_size: 1MiB";
 
 fn copy(from: &Path, to: &Path) {
