@@ -187,6 +187,8 @@ pub struct Books {
     pub one_line: bool,
     /// Numbers below this are of a life whose disk may be found late: they may come behind those of this life.
     pub earlier: u64,
+    /// And in any order: a segment that could not be read at one start is delivered after the next.
+    pub late: bool,
     /// Came again.
     pub duplicates: u64,
     /// The greatest number of delivered readings that the disk still held at an audit.
@@ -275,6 +277,9 @@ impl Books {
         self.recent.push(heard.at);
         let replayed = heard.user.contains_key("replayed");
         let replayed = replayed && !self.one_line;
+        if self.late && name.1 < self.earlier {
+            return;
+        }
         let last = self.last.insert((name.0.clone(), replayed, name.1 < self.earlier), name.1);
         assert!(last.is_none_or(|l| l < name.1), "{name:?} came after {last:?} (replayed: {replayed})");
     }
