@@ -36,7 +36,7 @@ const LATER: &[(Level, &[&str])] = &[
 ];
 
 /// The same for words of a list of words, by key.
-const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"]), ("initial", &["restore"])];
+const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"])];
 
 /// Whether a later version knows `word` as a value of `key`.
 pub fn later_word(key: &str, word: &str) -> bool {

@@ -6,6 +6,7 @@
 
 mod digital_in;
 mod digital_out;
+mod output;
 mod input;
 mod serial;
 
@@ -26,7 +27,7 @@ use crate::hal::bus::{self, Bus};
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
     Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
@@ -361,8 +362,8 @@ pub struct Context {
     pub up: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
-    /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
-    pub start_safe: bool,
+    /// How an output begins; after that it is the safe state: whoever takes a pin again does no harm with it.
+    pub begin: Begin,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -460,7 +461,7 @@ pub(crate) mod testing {
                 counters: Arc::default(),
                 up,
                 orders: from_hub,
-                start_safe: false,
+                begin: Begin::AsWritten,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }

@@ -250,7 +250,7 @@ impl Driver for Serial {
                             }
                         }
                         Some(Err((ticket, why))) => cx.acted(ticket, Err(why)).await,
-                        Some(Ok((ticket, Action::Set(_) | Action::Verb { .. }))) => {
+                        Some(Ok((ticket, Action::Set(_) | Action::Fade { .. } | Action::Verb { .. }))) => {
                             cx.acted(ticket, Err("its points cannot be set; use /send".into())).await;
                         }
                         None => return Ok(()),

@@ -199,9 +199,8 @@ impl Bridge {
     }
 
     /// An output was moved by a limit.
-    pub fn limit(&self, topics: &Topics, device: &str, on: bool, reason: &str, now: &Now, fx: &mut Vec<Effect>) {
-        let about =
-            json!({ "event": "limit", "device": device, "to": if on { "ON" } else { "OFF" }, "reason": reason });
+    pub fn limit(&self, topics: &Topics, device: &str, to: Json, reason: &str, now: &Now, fx: &mut Vec<Effect>) {
+        let about = json!({ "event": "limit", "device": device, "to": to, "reason": reason });
         self.event(topics, about, now, fx);
     }
 

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
-use crate::engine::{Engine, Setup, bridge};
+use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
 use crate::hal::{Board, Level};
 use crate::link::{Link, LinkHandle};
@@ -168,7 +168,14 @@ impl Daemon {
             boot: clock.boot(),
             abnormal,
         };
-        let engine = Engine::new(setup, &clock.now());
+        let mut engine = Engine::new(setup, &clock.now());
+        let mut prepared = Vec::new();
+        engine.prepare(&mut prepared);
+        for effect in prepared {
+            if let Effect::Remember { key, value, urgent } = effect {
+                memory.set(&key, value.as_ref(), urgent);
+            }
+        }
         for port in plan.ports {
             // it ends with the last device on it
             tokio::spawn(supervisor::keep(port));
@@ -186,7 +193,7 @@ impl Daemon {
                 counters: counters.clone(),
                 up: report_tx.clone(),
                 orders,
-                start_safe: abnormal,
+                begin: engine.begin(device.spec.id),
                 memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));

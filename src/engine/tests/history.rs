@@ -205,6 +205,7 @@ impl House {
             Effect::Act(device, ticket, action) => {
                 let what = match action {
                     Action::Set(value) => format!("set {value}"),
+                    Action::Fade { to, over } => format!("fade {to} over {}", Span(*over)),
                     Action::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes).escape_debug()),
                     Action::Verb { point, verb, value } => {
                         format!("{verb}{} {value}", point.map_or(String::new(), |p| format!(" of point {p}")))
