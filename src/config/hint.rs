@@ -29,7 +29,7 @@ const LATER: &[(Level, &[&str])] = &[
         &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["counter", "encoder", "pwm", "servo", "modbus", "system"]),
+    (Level::Kind, &["counter", "encoder", "modbus", "system"]),
     (Level::Device, &["gestures", "group", "requires", "offline_after", "poll", "commands", "alarm"]),
     (Level::Point, &["alarm"]),
     (Level::Filter, &["calibrate", "timeout", "expression"]),

@@ -7,8 +7,10 @@
 mod digital_in;
 mod digital_out;
 mod output;
+mod pwm;
 mod input;
 mod serial;
+mod servo;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -40,7 +42,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, pwm::KIND, serial::KIND, servo::KIND];
 
 /// A point as its kind wants it.
 pub struct PointDraft {

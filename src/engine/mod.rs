@@ -50,8 +50,8 @@ pub enum Event {
     LinkUp,
     /// The broker is gone.
     LinkDown,
-    /// The level of a simulated output.
-    SimLevel(u8, bool),
+    /// The level of a simulated output: 1, 0, or the share of pulses.
+    SimLevel(u8, f64),
     /// Readings that were lost, as [`bridge`] reports them.
     Gap(bridge::GapReport),
     /// Something a person should know and mend.

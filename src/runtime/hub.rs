@@ -58,7 +58,7 @@ pub(super) fn key_of(device: &str, key: &str) -> String {
 pub(super) struct Ears {
     pub reports: mpsc::Receiver<Report>,
     pub link: mpsc::Receiver<LinkEvent>,
-    pub levels: mpsc::UnboundedReceiver<(u8, bool)>,
+    pub levels: mpsc::UnboundedReceiver<(u8, f64)>,
     pub asks: mpsc::Receiver<Ask>,
     /// The queue has something to say (gaps).
     pub wake: Arc<Notify>,

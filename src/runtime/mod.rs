@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::device::{Context, Counters};
 use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
-use crate::hal::{Board, Level};
+use crate::hal::Board;
 use crate::link::{Link, LinkHandle};
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
@@ -145,8 +145,8 @@ impl Daemon {
         let (level_tx, level_rx) = mpsc::unbounded_channel();
         if let Some(sim) = &pins.sim {
             // bounded by our own writes: every level is one of them
-            sim.watch(Box::new(move |pin, level| {
-                let _ = level_tx.send((pin, level == Level::High));
+            sim.watch(Box::new(move |pin, high| {
+                let _ = level_tx.send((pin, high));
             }));
         }
         let info = bridge::Info {

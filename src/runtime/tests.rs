@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::When;
+use crate::hal::Level;
 use crate::plan::{Ask, check};
 use crate::queue::Options;
 

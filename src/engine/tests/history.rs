@@ -126,7 +126,7 @@ impl House {
             "in" => Event::Incoming(self.incoming(rest)),
             "sim" => {
                 let (pin, level) = rest.split_once(' ').unwrap();
-                Event::SimLevel(pin.parse().unwrap(), level == "1")
+                Event::SimLevel(pin.parse().unwrap(), level.parse().unwrap())
             }
             "gap" => {
                 let parts: Vec<&str> = rest.splitn(4, ' ').collect();
