@@ -1,5 +1,5 @@
 //! WHAT THE WHOLE DAEMON COSTS, beside what its surroundings cost by themselves in the same run.
-//! `cargo bench --bench daemon [-- start|idle|edge|flood|disk …]`; needs mosquitto and mosquitto-clients.
+//! `cargo bench --bench daemon [-- start|idle|edge|commands|flood|disk …]`; needs mosquitto and mosquitto-clients.
 //!
 //! It starts a mosquitto on a free loopback port and the release `pinpost run --simulate` on files under `target`,
 //! which should lie on a disk, not on a tmpfs. Every process it starts ends with it.
@@ -24,6 +24,9 @@ const PINS: std::ops::RangeInclusive<u8> = 2..=21;
 const IDLE: Duration = Duration::from_secs(60);
 const STARTS: usize = 11;
 const EDGES: usize = 2000;
+const COMMANDS: usize = 10_000;
+/// Of two points each, while commands are asked and answered.
+const COMMANDS_FRAMES: u32 = 500;
 /// So that all messages are fewer than 65536: behind that `mosquitto_pub -l` ends before all were answered.
 const FRAMES: u64 = 30_000;
 /// A frame has 12 bytes, and 115200 baud carry 11520 a second.
@@ -44,6 +47,9 @@ fn main() {
     }
     if want("edge") {
         edge(&broker);
+    }
+    if want("commands") {
+        commands(&broker);
     }
     if want("flood") {
         flood(&broker);
@@ -155,6 +161,125 @@ fn edge(broker: &Broker) {
     );
     line("  bytes to the disk meanwhile", io(daemon.pid(), "write_bytes") - written);
     daemon.stop();
+}
+
+/// From a request with a response topic to its answer, in turn with a bare rumqttc client that echoes, while readings
+/// flow.
+fn commands(broker: &Broker) {
+    println!(
+        "command to answer, MQTT 5, QoS 1, {COMMANDS} of each, {} readings a second meanwhile",
+        2 * COMMANDS_FRAMES
+    );
+    let (line_port, mut pty) = pty();
+    let devices = meter(&line_port) + "  pump: { kind: digital_out, pin: 27 }\n";
+    let daemon = Daemon::start(Daemon::name(), broker.port, &devices);
+    daemon.settled(broker.port, "pump");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let feeding = thread::spawn(move || {
+        pty.write_all(b"\n").expect("the pty");
+        let (began, mut count) = (Instant::now(), 0);
+        while stopped.recv_timeout(Duration::from_millis(1)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            while began.elapsed() >= Duration::from_secs(1) * count / COMMANDS_FRAMES {
+                pty.write_all(format!("T={}.5;H={}\n", count % 40, count % 100).as_bytes()).expect("the pty");
+                count += 1;
+            }
+        }
+        (pty, f64::from(2 * count) / began.elapsed().as_secs_f64())
+    });
+    let (_echo, mut asker) = (Asker::echo(broker.port), Asker::start(broker.port));
+    let (set, before) = (daemon.topic("pump/set"), cpu(daemon.pid()));
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for n in 0..COMMANDS {
+        let (took, answer) = asker.ask(&set, n);
+        assert!(answer.contains("\"done\""), "{answer}");
+        ours.push(took.as_secs_f64());
+        bare.push(asker.ask("bare/ask", n).0.as_secs_f64());
+    }
+    drop(stop);
+    let (_pty, rate) = feeding.join().expect("the feeder");
+    line("  pinpost, ms (p50, p99)", milli(&mut ours, 0.5, 0.99));
+    line("  bare rumqttc echo, same broker and way, ms (p50, p99)", milli(&mut bare, 0.5, 0.99));
+    line("  p99 behind the echo's, ms", format!("{:.2}", (at(&ours, 0.99) - at(&bare, 0.99)) * 1e3));
+    line("  readings a second meanwhile", format!("{rate:.0}"));
+    line("  CPU time of pinpost, s", format!("{:.2}", (cpu(daemon.pid()) - before).as_secs_f64()));
+    daemon.stop();
+}
+
+/// A rumqttc client with its own loop.
+struct Asker {
+    client: rumqttc::v5::AsyncClient,
+    events: rumqttc::v5::EventLoop,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Asker {
+    fn connect(port: u16, filter: &str) -> Asker {
+        use rumqttc::v5::mqttbytes::{QoS, v5::Packet};
+        let mut options = rumqttc::v5::MqttOptions::new(format!("a{:08x}", fastrand::u32(..)), "127.0.0.1", port);
+        let mut network = options.network_options();
+        network.set_tcp_nodelay(true);
+        options.set_network_options(network);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (client, mut events) = rumqttc::v5::AsyncClient::new(options, 16);
+        client.try_subscribe(filter, QoS::AtLeastOnce).expect("room");
+        runtime.block_on(async {
+            while !matches!(events.poll().await, Ok(rumqttc::v5::Event::Incoming(Packet::SubAck(_)))) {}
+        });
+        Asker { client, events, runtime }
+    }
+    fn start(port: u16) -> Asker {
+        Asker::connect(port, "bare/answer")
+    }
+    /// Answers everything on `bare/ask` until the broker ends.
+    fn echo(port: u16) -> thread::JoinHandle<()> {
+        let mut echo = Asker::connect(port, "bare/ask");
+        thread::spawn(move || {
+            echo.runtime.block_on(async {
+                while let Ok(event) = echo.events.poll().await {
+                    let Some((properties, payload)) = message(event) else { continue };
+                    let Some(to) = properties.response_topic.clone() else { continue };
+                    answer(&echo.client, to, payload, properties.correlation_data);
+                }
+            });
+        })
+    }
+    /// A request and its answer.
+    fn ask(&mut self, topic: &str, n: usize) -> (Duration, String) {
+        let properties = rumqttc::v5::mqttbytes::v5::PublishProperties {
+            response_topic: Some("bare/answer".into()),
+            correlation_data: Some(n.to_string().into()),
+            ..Default::default()
+        };
+        let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+        let began = Instant::now();
+        self.client.try_publish_with_properties(topic, qos, false, "TOGGLE", properties).expect("room");
+        let events = &mut self.events;
+        let (properties, payload) = self.runtime.block_on(async {
+            loop {
+                if let Some(got) = message(events.poll().await.expect("the broker")) {
+                    return got;
+                }
+            }
+        });
+        assert_eq!(properties.correlation_data.as_deref(), Some(n.to_string().as_bytes()), "answered once, in order");
+        (began.elapsed(), String::from_utf8_lossy(&payload).into_owned())
+    }
+}
+
+fn message(event: rumqttc::v5::Event) -> Option<(rumqttc::v5::mqttbytes::v5::PublishProperties, bytes::Bytes)> {
+    match event {
+        rumqttc::v5::Event::Incoming(rumqttc::v5::mqttbytes::v5::Packet::Publish(p)) => {
+            Some((p.properties.unwrap_or_default(), p.payload))
+        }
+        _ => None,
+    }
+}
+
+fn answer(client: &rumqttc::v5::AsyncClient, to: String, payload: bytes::Bytes, correlation: Option<bytes::Bytes>) {
+    let properties =
+        rumqttc::v5::mqttbytes::v5::PublishProperties { correlation_data: correlation, ..Default::default() };
+    let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+    client.try_publish_with_properties(to, qos, false, payload, properties).expect("room");
 }
 
 /// A port as fast as it is read, beside bare publishers; and a port at the speed of a line.

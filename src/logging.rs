@@ -31,6 +31,8 @@ const QUIET: &[(&str, LevelFilter)] = &[
 
 struct Logger {
     filter: RwLock<Filter>,
+    /// What it was made of: at the start, and now.
+    words: RwLock<(String, String)>,
     sink: Sink,
 }
 
@@ -44,8 +46,9 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 /// Starts logging at this level; the variable [`VARIABLE`] overrides it. A second call only sets the level.
 pub fn init(default_level: LevelFilter) {
     let base = default_level.as_str();
+    let mut words = base.to_lowercase();
     let (filter, complaint) = match env::var(VARIABLE) {
-        Ok(text) => match build(base, &text) {
+        Ok(text) => match build(base, &text).inspect(|_| words = text.clone()) {
             Ok(filter) => (filter, None),
             Err(e) => (plain(base), Some(format!("{VARIABLE}: {e}"))),
         },
@@ -53,8 +56,10 @@ pub fn init(default_level: LevelFilter) {
         Err(e) => (plain(base), Some(format!("{VARIABLE}: {e}"))),
     };
     let max = filter.filter();
-    let logger = LOGGER.get_or_init(|| Logger { filter: RwLock::new(plain(base)), sink: sink() });
+    let logger =
+        LOGGER.get_or_init(|| Logger { filter: RwLock::new(plain(base)), words: RwLock::default(), sink: sink() });
     logger.replace(filter);
+    *logger.words.write().unwrap_or_else(PoisonError::into_inner) = (words.clone(), words);
     // It fails when a logger is there already: ours, from the first call.
     let _ = log::set_logger(logger);
     log::set_max_level(max);
@@ -69,8 +74,23 @@ pub fn set_level(text: &str) -> Result<(), String> {
     let Some(logger) = LOGGER.get() else { return Err("logging has not been started".into()) };
     let max = filter.filter();
     logger.replace(filter);
+    logger.words.write().unwrap_or_else(PoisonError::into_inner).1 = text.trim().to_owned();
     log::set_max_level(max);
     Ok(())
+}
+
+/// What is logged now, as [`init`], [`VARIABLE`] or [`set_level`] said it.
+pub fn level() -> String {
+    LOGGER.get().map_or(String::new(), |l| l.words.read().unwrap_or_else(PoisonError::into_inner).1.clone())
+}
+
+/// What was logged at the start is logged again.
+pub fn reset() {
+    let first = LOGGER.get().map(|l| l.words.read().unwrap_or_else(PoisonError::into_inner).0.clone());
+    if let Some(first) = first {
+        // It was understood at the start.
+        let _ = set_level(&first);
+    }
 }
 
 /// Whether colours are wanted on stderr: it is a terminal, and neither `NO_COLOR` nor a dumb terminal says no.

@@ -153,3 +153,41 @@ fn the_file_may_be_judged_without_any_environment() {
         assert!(ended.err.ends_with("0 errors, 0 warnings\n"), "{}", ended.err);
     }
 }
+
+const PINS: &str = "version: 1
+ports: { meter: { path: /dev/serial0 } }
+devices:
+  id: { kind: digital_in, pin: 1 }
+  door: { kind: digital_in, pin: header:10 }
+  lamp: { kind: digital_out, pin: 17 }
+  meter: { kind: serial, port: meter, points: { t: {} } }
+";
+
+#[test]
+fn pins_are_judged_as_those_of_the_board_that_is_named() {
+    let dir = folder(&[("my.yaml", PINS)]);
+    let ended = at(dir.path(), &["check", "--board", "pi5", "my.yaml"]).with(0);
+    assert!(ended.err.contains("my.yaml:4:32: warning: GPIO1 belongs to the identification EEPROM"), "{}", ended.err);
+    assert!(ended.err.contains("my.yaml:5:34: warning: GPIO15 is the line of port `meter`"), "{}", ended.err);
+    assert!(ended.err.contains("0 errors, 2 warnings"), "{}", ended.err);
+    let ended = at(dir.path(), &["check", "--board", "pi7", "my.yaml"]).with(2);
+    assert!(ended.err.contains("zero2w") && ended.err.contains("pi5"), "{}", ended.err);
+}
+
+#[test]
+fn the_header_is_shown_for_every_board_with_the_devices_of_a_file() {
+    let dir = folder(&[("my.yaml", PINS)]);
+    let shown = |board: &str| at(dir.path(), &["pins", "--board", board, "-c", "my.yaml"]).with(0).text();
+    let five = shown("pi5");
+    assert!(five.contains("Raspberry Pi 5") && five.contains("pinctrl-rp1"), "{five}");
+    assert!(five.contains("   11  GPIO17  SPI1 CE1   <- device `lamp`\n"), "{five}");
+    assert!(five.contains("    7  GPIO4   GPCLK0, 1-Wire, UART2 TX, I2C2 SDA, SPI3 CE0\n"), "{five}");
+    assert!(shown("3B+").contains("    7  GPIO4   GPCLK0, 1-Wire\n"));
+    assert!(shown("zero 2 w").contains("pinctrl-bcm2835"));
+    let json = at(dir.path(), &["pins", "--board", "pi4", "-c", "my.yaml", "--json"]).with(0);
+    let json: Value = serde_json::from_slice(&json.out).unwrap();
+    assert_eq!((json["family"].as_str(), json["chip"].as_str()), (Some("pi4"), Some("pinctrl-bcm2711")));
+    let lamp = &json["pins"][10];
+    assert_eq!((lamp["bcm"].as_u64(), lamp["device"].as_str()), (Some(17), Some("lamp")));
+    assert_eq!(json["pins"][11]["pwm_channel"].as_u64(), Some(0));
+}

@@ -1,11 +1,25 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "support/fronts.rs"]
+mod fronts;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/link.rs"]
 mod link;
+#[path = "daemon/modbus.rs"]
+mod modbus;
 #[path = "daemon/outputs.rs"]
 mod outputs;
+#[path = "daemon/queue.rs"]
+mod queue;
+#[path = "daemon/reload.rs"]
+mod reload;
+#[path = "daemon/requests.rs"]
+mod requests;
 #[path = "daemon/serial.rs"]
 mod serial;
+#[path = "daemon/storm.rs"]
+mod storm;
+#[path = "daemon/transports.rs"]
+mod transports;
 mod support;

@@ -2,6 +2,10 @@
 
 #[path = "link/behaviours.rs"]
 mod behaviours;
+#[path = "link/cuts.rs"]
+mod cuts;
+#[path = "support/fault_proxy.rs"]
+mod fault_proxy;
 #[path = "link/faults.rs"]
 mod faults;
 #[path = "support/fronts.rs"]

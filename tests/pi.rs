@@ -5,9 +5,9 @@ mod fake_pi;
 mod support;
 
 use fake_pi::{CLR, FSEL, FakePi, SET};
-use support::gateway::{Home, Watch, publish};
+use support::gateway::{Gateway, Home, Watch, publish};
 use support::mosquitto::Mosquitto;
-use support::program::run;
+use support::program::{Program, run};
 
 const DEVICES: &str = "devices:
   door: { kind: digital_in, pin: 17, pull: up, inverted: true, debounce: 5ms }
@@ -86,6 +86,60 @@ fn a_pin_that_another_program_holds_is_that_device_s_trouble_alone() {
     assert_eq!(all.next("gw/pump/result").json()["outcome"], "done");
     assert!(pi.level(27));
     gateway.stop();
+}
+
+#[test]
+fn a_reload_leaves_the_registers_of_an_output_alone_that_both_files_have() {
+    let pi = FakePi::new();
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, DEVICES).on_pins(pi.environment());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    for (device, value) in [("pump", "ON"), ("lamp", "ON")] {
+        publish(&broker, &format!("gw/{device}/set"), value, &[]);
+        all.next(&format!("gw/{device}/result"));
+    }
+    assert!(pi.level(27) && !pi.level(5));
+    let before = pi.trace().len();
+
+    // pump stays; lamp is no longer inverted, which is another output: it takes its safe state and begins anew
+    let text = std::fs::read_to_string(home.file()).unwrap();
+    home.write(&text.replace("inverted: true, safe: on", "safe: on").replace("pump:", "well:"));
+    gateway.program.signal(nix::sys::signal::Signal::SIGHUP);
+    let done = all.until("gw/bridge/event", |g| g.json()["event"] == "reload").json();
+    assert_eq!(done["outcome"], "done", "{done}");
+    all.until_payload("gw/well", "ON");
+    all.until_payload("gw/lamp", "OFF");
+    let trace = pi.trace();
+    let since = &trace[before..];
+    assert!(since.iter().all(|s| s.register != CLR || s.value & 1 << 27 == 0), "the pump clicked: {since:?}");
+    let modes = since.iter().filter(|s| s.register == FSEL + 2).map(|s| s.value >> 21 & 7);
+    assert!(modes.clone().all(|m| m == 1), "the pump's pin was no output for a moment: {since:?}");
+    assert!(pi.level(27) && !pi.level(5));
+    publish(&broker, "gw/well/set", "OFF", &[]);
+    assert_eq!(all.next("gw/well/result").json()["outcome"], "done");
+    assert!(!pi.level(27));
+    gateway.stop();
+}
+
+#[test]
+fn safe_state_finds_the_way_to_a_queue_that_lies_elsewhere() {
+    let pi = FakePi::new();
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, DEVICES).on_pins(pi.environment());
+    std::fs::create_dir_all(home.path("systemd")).unwrap();
+    let state = home.path("systemd").display().to_string();
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let mut command = home.command();
+    let mut gateway = Gateway { program: Program::start(command.env("STATE_DIRECTORY", &state)) };
+    all.online(&mut gateway);
+    publish(&broker, "gw/pump/set", "ON", &[]);
+    all.next("gw/pump/result");
+    gateway.kill();
+    assert!(pi.level(27));
+    let mut command = home.pinpost(&["safe-state"]);
+    run(command.env("STATE_DIRECTORY", &state).env("SERVICE_RESULT", "watchdog"), b"").with(0);
+    assert!(!pi.level(27));
 }
 
 #[test]

@@ -143,6 +143,8 @@ fn the_user_and_every_group_of_the_unit_are_made() {
 fn the_lines_that_are_a_contract_are_there() {
     let unit = unit();
     assert_eq!(values(&unit, "ExecStart"), ["/usr/bin/pinpost run -c /etc/pinpost/config.yaml"]);
+    let reload = ["/usr/bin/pinpost check /etc/pinpost/config.yaml", "/bin/kill -HUP $MAINPID"];
+    assert_eq!(values(&unit, "ExecReload"), reload, "a wrong file makes the reload fail");
     assert_eq!(values(&unit, "ExecStopPost"), ["-/usr/bin/pinpost safe-state"]);
     assert_eq!(values(&unit, "Type"), ["notify"]);
     assert_eq!(values(&unit, "Restart"), ["always"]);

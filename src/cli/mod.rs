@@ -12,6 +12,7 @@ mod mqtt;
 mod pins;
 mod ports;
 mod publish;
+mod queue;
 mod run;
 mod safe_state;
 mod schema;
@@ -116,6 +117,8 @@ enum Command {
     Ports(ports::PortsArgs),
     /// Show the header's pins and who uses them
     Pins(pins::PinsArgs),
+    /// Look into the store-and-forward queue, with the daemon running or not
+    Queue(queue::QueueArgs),
     /// Drive the outputs of the last applied configuration to their safe state
     SafeState(safe_state::SafeStateArgs),
     /// Show the latest pictures of a topic as a web page
@@ -135,6 +138,7 @@ impl Command {
             Command::Broker(args) => broker::run(args),
             Command::Ports(args) => ports::run(args),
             Command::Pins(args) => pins::run(args),
+            Command::Queue(args) => queue::run(args),
             Command::SafeState(args) => safe_state::run(args),
             Command::View(args) => view::run(args),
         }

@@ -1,28 +1,60 @@
 //! `pinpost pins`: the header.
 
-use clap::Args;
+use std::path::PathBuf;
 
+use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, out};
-use crate::hal::list;
+use super::{DEFAULT_FILE, Outcome, file, out};
+use crate::config::When;
+use crate::hal::boards::{self, BoardTable};
+use crate::hal::{device_tree, list};
+use crate::plan::board::PinClaim;
 
 /// Arguments of `pinpost pins`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pinpost pins                     the header with BCM numbers and who uses what
+  pinpost pins -c my.yaml          with the devices of a file
+  pinpost pins --board pi5         what the pins of another board can do
   pinpost pins --json")]
 pub struct PinsArgs {
+    /// Whose devices are shown [default: those of /etc/pinpost/config.yaml, if it is there and right]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The header of this board: zero, zero2w, pi1 to pi5 [default: this machine's]
+    #[arg(long, value_name = "BOARD", value_parser = boards::by_name)]
+    pub board: Option<&'static BoardTable>,
     /// Print them as JSON
     #[arg(long)]
     pub json: bool,
 }
 
+/// The pins that a file's devices have.
+fn claims(args: &PinsArgs) -> Result<Vec<PinClaim>, super::Failure> {
+    match &args.file {
+        Some(path) => Ok(file::plan(path, When::Check, false)?.pins),
+        // nobody asked for this file: what is wrong with it is for `check`
+        None => Ok(file::check(DEFAULT_FILE.as_ref(), When::Check, false).plan.map_or_else(Vec::new, |p| p.pins)),
+    }
+}
+
 /// Shows the pins.
 pub fn run(args: &PinsArgs) -> Outcome {
-    let model = list::board_model();
-    let users = list::pin_users();
+    let claims = claims(args)?;
+    let here = args.board.is_none();
+    let model = if here { list::board_model() } else { None };
+    let board = args.board.or_else(boards::here);
+    let (users, taken) = if here { (list::pin_users(), device_tree::taken()) } else { (Vec::new(), Vec::new()) };
+    let title = match (board, &model) {
+        (_, Some(model)) => model.clone(),
+        (Some(board), None) => board.title.to_owned(),
+        (None, None) => "not a Raspberry Pi".to_owned(),
+    };
+    let functions = |bcm: u8| board.map_or_else(|| list::role(bcm).to_owned(), |b| b.functions(bcm));
+    let device = |bcm: u8| claims.iter().find(|c| c.pin == bcm).map(|c| c.device.as_str());
+    let given = |bcm: u8| taken.iter().find(|t| t.pin == bcm).map(|t| t.by.as_str());
     let user = |bcm: u8| users.iter().find(|u| u.bcm == bcm);
     if args.json {
         let pins: Vec<_> = list::header()
@@ -30,23 +62,38 @@ pub fn run(args: &PinsArgs) -> Outcome {
             .map(|pin| {
                 let used = pin.bcm.and_then(user);
                 json!({
-                    "place": pin.place, "bcm": pin.bcm, "role": pin.role,
+                    "place": pin.place, "bcm": pin.bcm,
+                    "role": pin.bcm.map_or_else(|| pin.role.to_owned(), functions),
+                    "pwm_channel": pin.bcm.and_then(|n| board.and_then(|b| b.pwm_channel(n))),
+                    "device": pin.bcm.and_then(device), "given_to": pin.bcm.and_then(given),
                     "used_by": used.map(|u| u.consumer.clone()), "output": used.map(|u| u.output),
                 })
             })
             .collect();
-        return out::data(format!("{:#}\n", json!({ "board": model, "pins": pins })).as_bytes());
+        let json = json!({
+            "board": title, "family": board.map(|b| b.name), "chip": board.map(|b| b.chip), "pins": pins,
+        });
+        return out::data(format!("{json:#}\n").as_bytes());
     }
-    let mut text = format!("{}\n\n", model.as_deref().unwrap_or("not a Raspberry Pi; this is its 40-pin header"));
+    let mut text = match board {
+        Some(board) => format!("{title} (header chip {})\n\n", board.chip),
+        None => format!("{title}: there is no header that is known here; this is a Raspberry Pi's\n\n"),
+    };
     text.push_str("place  pin     besides\n");
     for pin in list::header() {
         let name = pin.bcm.map_or(String::new(), |n| format!("GPIO{n}"));
-        let used = match pin.bcm.and_then(user) {
-            Some(u) if u.consumer.is_empty() => "   in use by the kernel".to_owned(),
-            Some(u) => format!("   in use by {}{}", u.consumer, if u.output { " (output)" } else { "" }),
-            None => String::new(),
-        };
-        text.push_str(format!("{:>5}  {name:<6}  {}{used}", pin.place, pin.role).trim_end());
+        let role = pin.bcm.map_or_else(|| pin.role.to_owned(), functions);
+        let mut notes = Vec::new();
+        if let Some(bcm) = pin.bcm {
+            notes.extend(device(bcm).map(|d| format!("device `{d}`")));
+            notes.extend(given(bcm).map(|by| format!("given to {by}")));
+            notes.extend(user(bcm).map(|u| match u.consumer.as_str() {
+                "" => "in use by the kernel".to_owned(),
+                consumer => format!("in use by {consumer}{}", if u.output { " (output)" } else { "" }),
+            }));
+        }
+        let notes = if notes.is_empty() { String::new() } else { format!("   <- {}", notes.join(", ")) };
+        text.push_str(format!("{:>5}  {name:<6}  {role}{notes}", pin.place).trim_end());
         text.push('\n');
     }
     out::data(text.as_bytes())

@@ -23,7 +23,7 @@ use std::fmt;
 
 pub use bytes::{Bytes, Escaped};
 pub use check::{Check, CheckKeys};
-pub use decode::{DecodeKeys, DecodeType, Decoded, Decoder, FieldKeys, FieldType};
+pub use decode::{DecodeKeys, DecodeType, Decoded, Decoder, FieldKeys, FieldType, MatchKeys};
 pub use framing::{Event, Frame, FrameKeys, Framer, Joined};
 pub use pipeline::{Fields, Output, Pipeline};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Check, CheckKeys, DecodeKeys, Decoded, Decoder, Event, FieldKeys, Frame, FrameKeys, Framer, Joined, KeyError,
-    Reason,
+    MatchKeys, Reason,
 };
 use crate::model::Value;
 
@@ -45,6 +45,11 @@ impl Fields<'_> {
     pub fn each(&self, visit: &mut dyn FnMut(&str, Value)) {
         self.decoder.fields(self.frame, visit);
     }
+
+    /// Whether the frame passes one of the gates of [`Pipeline::with_gates`].
+    pub fn passes(&self, gate: usize) -> bool {
+        self.decoder.passes(gate, self.frame)
+    }
 }
 
 /// From bytes to readings.
@@ -62,7 +67,18 @@ impl Pipeline {
         decode: &DecodeKeys,
         points: &[(&str, &FieldKeys)],
     ) -> Result<Pipeline, Vec<KeyError>> {
-        match (Framer::new(frame, check), Decoder::new(decode, points)) {
+        Pipeline::with_gates(frame, check, decode, points, &[])
+    }
+
+    /// The same with further `match`es, each with its path: see [`Fields::passes`].
+    pub fn with_gates(
+        frame: &FrameKeys,
+        check: Option<&CheckKeys>,
+        decode: &DecodeKeys,
+        points: &[(&str, &FieldKeys)],
+        gates: &[(String, &MatchKeys)],
+    ) -> Result<Pipeline, Vec<KeyError>> {
+        match (Framer::new(frame, check), Decoder::with_gates(decode, points, gates)) {
             (Ok(framer), Ok(decoder)) => Ok(Pipeline { framer, decoder, readings: Vec::new() }),
             (framer, decoder) => Err([framer.err(), decoder.err()].into_iter().flatten().flatten().collect()),
         }

@@ -29,8 +29,8 @@ const LATER: &[(Level, &[&str])] = &[
         &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["counter", "encoder", "modbus", "system"]),
-    (Level::Device, &["gestures", "group", "requires", "offline_after", "poll", "commands", "alarm"]),
+    (Level::Kind, &["counter", "encoder", "system"]),
+    (Level::Device, &["requires", "alarm"]),
     (Level::Point, &["alarm"]),
     (Level::Filter, &["calibrate", "timeout", "expression"]),
 ];

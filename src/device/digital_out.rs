@@ -183,6 +183,7 @@ impl Driver for DigitalOut {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
             let start = match (cx.begin, self.initial) {
+                (Begin::Kept, _) => Start::Keep,
                 (Begin::At(setting), _) => Start::At(self.level(setting.is_on())),
                 (Begin::Safe, _) | (_, StateKey::Restore) => Start::At(self.level(self.safe)),
                 (_, StateKey::Off) => Start::At(self.level(false)),

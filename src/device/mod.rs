@@ -9,6 +9,7 @@ mod digital_out;
 mod output;
 mod pwm;
 mod input;
+mod modbus;
 mod serial;
 mod servo;
 
@@ -42,7 +43,8 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, pwm::KIND, serial::KIND, servo::KIND];
+pub const KINDS: &[Kind] =
+    &[digital_in::KIND, digital_out::KIND, modbus::KIND, pwm::KIND, serial::KIND, servo::KIND];
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -257,6 +259,7 @@ pub struct Counters {
     pub missed: AtomicU64,
     /// See [`DeviceCounters`].
     pub late: AtomicU64,
+    /// See [`DeviceCounters`].
     pub edges: AtomicU64,
     /// See [`DeviceCounters`].
     pub lost_edges: AtomicU64,
@@ -362,6 +365,9 @@ pub struct Context {
     pub counters: Arc<Counters>,
     /// To the hub; bounded, so that a flood slows its own device only.
     pub up: mpsc::Sender<Report>,
+    /// To the hub, for answers: it is heard also while devices are held back. An output has no other way, so that what it
+    /// says stays in order.
+    pub answers: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
     /// How an output begins; after that it is the safe state: whoever takes a pin again does no harm with it.
@@ -414,7 +420,7 @@ impl Context {
         if result.is_err() {
             Counters::add(&self.counters.errors, 1);
         }
-        let _ = self.up.send(Report::Acted(ticket, result)).await;
+        let _ = self.answers.send(Report::Acted(ticket, result)).await;
     }
 }
 
@@ -461,6 +467,7 @@ pub(crate) mod testing {
                 board,
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
+                answers: up.clone(),
                 up,
                 orders: from_hub,
                 begin: Begin::AsWritten,

@@ -158,7 +158,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         own_verbs: vec![],
         output: Some(limits),
         // a full duty is a level; any other has nobody left to make it
-        safe: Some(SafePin { pin: keys.pin.0, high: (safe == Setting::On(100.0)) != inverted }),
+        safe: Some(SafePin { pin: keys.pin.0, high: scale.is_full(safe) != inverted }),
         notes,
         driver: Box::new(Dimmer { pin: keys.pin.0, inverted, frequency, min, initial: begins, safe }),
     })
@@ -230,7 +230,7 @@ impl Driver for Dimmer {
         Box::pin(async move {
             let start = percent(match cx.begin {
                 Begin::AsWritten => self.initial,
-                Begin::Safe => self.safe,
+                Begin::Safe | Begin::Kept => self.safe,
                 Begin::At(setting) => setting,
             });
             let rest = if self.inverted { Level::High } else { Level::Low };

@@ -1,27 +1,36 @@
-//! `serial`: an instrument on a port. Bytes become frames, frames become readings (`codec`), `/send` writes bytes.
+//! `serial`: an instrument on a port. Bytes become frames, frames become readings (`codec`); `poll` asks, `commands`
+//! and `/send` write.
 //!
-//! A bad frame is counted by its reason and never ends the task. A port that is gone ends it: the supervisor says
-//! `offline` and waits for the node to come back.
+//! Several devices may share a port ([`crate::hal::bus`]): they take turns. What is asked when, and which frame is the
+//! answer to what, is decided in [`talk`], without I/O; here it is carried out. A bad frame is counted by its reason
+//! and never ends the task. A port that is gone ends it: the supervisor says `offline` until it is back.
+
+mod keys;
+mod talk;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
-use crate::codec::{
-    CheckKeys, DecodeKeys, DecodeType, FieldKeys, FieldType, FrameKeys, Joined, KeyError, Output, Pipeline,
-};
+use crate::codec::{CheckKeys, DecodeKeys, DecodeType, FieldKeys, FieldType, FrameKeys, Joined, KeyError, Pipeline};
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
-use crate::hal::port::{self, PortKind, PortSpec};
-use crate::model::{Action, Problem, Quality, Value};
+use crate::config::scalar::Span;
+use crate::hal::bus::{Bus, Heard, Member, Turn, Urgency, WRITE_PATIENCE};
+use crate::hal::port::PortKind;
+use crate::model::{Problem, VerbSpec};
 
-use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, Order, PointDraft, Task};
+use self::keys::{CommandKeys, Polls, Reader};
+use self::talk::{Counts, Say, Script, Talk};
+use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, PointDraft, Task};
 
 /// The word.
 pub const KIND: Kind = Kind {
@@ -33,10 +42,8 @@ pub const KIND: Kind = Kind {
     build,
 };
 
-/// Bytes taken from a port at once.
-const READ: usize = 4096;
-/// Longest time a write may take before the port counts as stuck.
-const WRITE_PATIENCE: Duration = Duration::from_secs(4);
+/// How quiet a line is before somebody speaks on it: longer than an adapter holds bytes back.
+const QUIET: Duration = Duration::from_millis(30);
 /// Time between two lines about bad frames.
 const COMPLAIN: Duration = Duration::from_secs(60);
 
@@ -54,6 +61,14 @@ struct Keys {
     /// Points by name.
     #[serde(default)]
     points: IndexMap<String, SerialPoint>,
+    /// What the instrument is asked, and how often: one question or a list.
+    #[serde(default)]
+    poll: Polls,
+    /// Commands by name: `PREFIX/DEVICE/NAME`.
+    #[serde(default)]
+    commands: IndexMap<String, CommandKeys>,
+    /// Silence that makes it offline; default: never, or three questions without an answer.
+    offline_after: Option<Span>,
 }
 
 /// A point of a serial device.
@@ -66,14 +81,16 @@ struct SerialPoint {
 }
 
 struct Serial {
-    port: PortSpec,
-    pipeline: Mutex<Pipeline>,
+    bus: Bus,
+    talk: Mutex<Talk>,
+    /// Whether the port was open before.
+    again: AtomicBool,
 }
 
 fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     let keys: Keys = desk.read(params)?;
-    let port = desk.claim_port(&keys.port, &["port"]);
-    if keys.points.is_empty() && !desk.places.dropped(&["devices", desk.name, "points"]) {
+    let bus = desk.share_port(&keys.port, &["port"]);
+    if keys.points.is_empty() && keys.commands.is_empty() && !desk.places.dropped(&["devices", desk.name, "points"]) {
         let help = "name what it reads: points: { temperature: { field: T } }";
         let place = desk.place(&[]);
         desk.problems.push(Problem::error(place, "a serial device without points publishes nothing").help(help));
@@ -81,7 +98,8 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     let frame = keys.frame.clone().unwrap_or_else(FrameKeys::lines);
     let decode = keys.decode.clone().unwrap_or_default();
     let fields: Vec<(&str, &FieldKeys)> = keys.points.iter().map(|(name, p)| (name.as_str(), &p.field)).collect();
-    let pipeline = match Pipeline::new(&frame, keys.check.as_ref(), &decode, &fields) {
+    let gates: Vec<_> = keys.poll.gates();
+    let pipeline = match Pipeline::with_gates(&frame, keys.check.as_ref(), &decode, &fields, &gates) {
         Ok(pipeline) => Some(pipeline),
         Err(errors) => {
             let wrong = |key: &str| desk.places.dropped(&["devices", desk.name, key]);
@@ -110,8 +128,28 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
             None
         }
     };
-    let (port, pipeline) = (port?, pipeline?);
-    let points = keys
+    let mut reader = Reader { check: pipeline.as_ref().and_then(Pipeline::check), desk };
+    let names: Vec<String> = keys.points.keys().cloned().collect();
+    let polls = reader.polls(&keys.poll, &names);
+    let commands: Vec<_> = keys.commands.iter().filter_map(|(name, keys)| reader.command(name, keys)).collect();
+    if keys.offline_after.is_some_and(|s| s.0.is_zero()) {
+        desk.error(&["offline_after"], "`offline_after` of no time", "write a time such as 30s, or remove the key");
+    }
+    let (bus, pipeline) = (bus?, pipeline?);
+    let own_verbs = commands
+        .iter()
+        .map(|c| VerbSpec {
+            verb: c.name.clone(),
+            point: None,
+            takes: c.takes.clone(),
+            // its turn may come late within the patience of any command; then it is written and answered
+            time: WRITE_PATIENCE + QUIET + c.timeout.unwrap_or_default(),
+        })
+        .collect();
+    let mut notes = vec![format!("port {}: {}", bus.spec().name, bus.spec().kind)];
+    notes.extend(polls.iter().map(|p| format!("asks every {}, waits {}", Span(p.every), Span(p.timeout))));
+    notes.extend(keys.offline_after.map(|s| format!("offline after {s} of silence")));
+    let points: Vec<PointDraft> = keys
         .points
         .into_iter()
         .map(|(name, point)| {
@@ -120,15 +158,21 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
             PointDraft { name, keys: point.keys, path, values, stateful: false }
         })
         .collect();
+    let offline_after = keys.offline_after.map(|s| s.0);
+    let script = Script { polls, commands, offline_after, points: points.len() };
     Some(Built {
         points,
         point_verbs: vec!["get"],
         device_verbs: vec!["send"],
-        own_verbs: vec![],
+        own_verbs,
         output: None,
         safe: None,
-        notes: vec![format!("port {}: {}", port.name, port.kind)],
-        driver: Box::new(Serial { port, pipeline: Mutex::new(pipeline) }),
+        notes,
+        driver: Box::new(Serial {
+            bus,
+            talk: Mutex::new(Talk::new(pipeline, script, Instant::now())),
+            again: AtomicBool::new(false),
+        }),
     })
 }
 
@@ -151,120 +195,138 @@ fn says_number(field: &FieldKeys) -> bool {
     field.number.is_some() || field.bcd.is_some() || field.bits.is_some()
 }
 
-/// One reading that a push of bytes gave.
-type Got = (usize, Value, Quality);
-
-/// What a push of bytes gave, beside the readings.
+/// Bad frames by reason since the last line of the log, and when that was.
 #[derive(Default)]
-struct Tally {
-    frames: u64,
-    bad: u64,
-    dropped: u64,
+struct Complaints {
     reasons: BTreeMap<&'static str, u64>,
-    /// Reasons since the last line of the log, and when that was.
-    complained: Option<Instant>,
+    said: Option<Instant>,
 }
 
-impl Tally {
-    fn note(&mut self, output: Output<'_>, got: &mut Vec<Got>) {
-        match output {
-            Output::Frame { readings, .. } => {
-                self.frames += 1;
-                got.extend(
-                    readings.drain(..).map(|d| (d.point, d.value, if d.bad { Quality::Bad } else { Quality::Good })),
-                );
-            }
-            Output::NotOurs(_) => self.frames += 1,
-            Output::Rejected { reason, bytes, .. } => {
-                self.bad += 1;
-                self.dropped += bytes as u64;
-                *self.reasons.entry(reason.as_str()).or_default() += 1;
-            }
-            Output::Dropped(bytes) => self.dropped += bytes.len() as u64,
-        }
-    }
+impl Complaints {
     /// Moves the counts to the device's counters, and says now and then what is wrong.
-    fn settle(&mut self, cx: &Context) {
+    fn settle(&mut self, counts: Counts, cx: &Context) {
         for (counter, n) in [
-            (&cx.counters.frames, &mut self.frames),
-            (&cx.counters.bad_frames, &mut self.bad),
-            (&cx.counters.dropped_bytes, &mut self.dropped),
+            (&cx.counters.frames, counts.frames),
+            (&cx.counters.bad_frames, counts.bad),
+            (&cx.counters.dropped_bytes, counts.dropped),
+            (&cx.counters.missed, counts.missed),
+            (&cx.counters.late, counts.late),
+            (&cx.counters.errors, counts.errors),
         ] {
-            Counters::add(counter, std::mem::take(n));
+            if n > 0 {
+                Counters::add(counter, n);
+            }
         }
-        if !self.reasons.is_empty() && self.complained.is_none_or(|t| t.elapsed() > COMPLAIN) {
+        for (reason, n) in counts.reasons {
+            *self.reasons.entry(reason).or_default() += n;
+        }
+        if !self.reasons.is_empty() && self.said.is_none_or(|t| t.elapsed() > COMPLAIN) {
             let list: Vec<_> = self.reasons.iter().map(|(reason, n)| format!("{n} × {reason}")).collect();
             log::warn!(device = cx.name.as_str(); "bad frames: {}", list.join(", "));
             self.reasons.clear();
-            self.complained = Some(Instant::now());
+            self.said = Some(Instant::now());
         }
     }
 }
 
 impl Serial {
-    fn pipeline(&self) -> std::sync::MutexGuard<'_, Pipeline> {
-        self.pipeline.lock().unwrap_or_else(|e| e.into_inner())
+    fn talk(&self) -> MutexGuard<'_, Talk> {
+        self.talk.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What was heard goes into the conversation; an error ends the driver.
+    fn listen(&self, heard: Heard, out: &mut Vec<Say>) -> Result<(), DeviceError> {
+        if let Heard::Lost(why) = heard {
+            return Err(DeviceError(why));
+        }
+        self.talk().heard(heard, Instant::now(), out);
+        Ok(())
+    }
+}
+
+/// A turn that is waited for, and how urgent it is.
+type Waiting = Option<(Urgency, Pin<Box<dyn Future<Output = Turn> + Send>>)>;
+
+/// The turn that is waited for; for ever where none is.
+async fn granted(waiting: &mut Waiting) -> Turn {
+    match waiting {
+        Some((_, turn)) => turn.await,
+        None => std::future::pending().await,
     }
 }
 
 impl Driver for Serial {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
-            let mut stream = port::open(&self.port).await?;
+            let mut member: Member = self.bus.join().await.map_err(DeviceError)?;
             // a program begins to speak at its beginning; any other line may be joined in mid-sentence
-            let joined =
-                if matches!(self.port.kind, PortKind::Command { .. }) { Joined::AtStart } else { Joined::Midway };
-            self.pipeline().reset(joined);
-            cx.online().await;
-            let mut buffer = vec![0; READ];
-            let mut got: Vec<Got> = Vec::new();
-            let mut tally = Tally::default();
-            // when a silence will mean something to the framing
-            let mut idle: Option<Instant> = None;
+            let program = matches!(self.bus.spec().kind, PortKind::Command { .. });
+            let joined = if program { Joined::AtStart } else { Joined::Midway };
+            let mut out = Vec::new();
+            let again = self.again.swap(true, Ordering::Relaxed);
+            self.talk().open(joined, again, Instant::now(), &mut out);
+            let mut complaints = Complaints::default();
+            let (mut waiting, mut turn): (Waiting, Option<Turn>) = (None, None);
             loop {
-                let mut at = Instant::now();
+                // before anything is told: who waits for the line need not wait for the hub
+                if self.talk().turn_is_over() {
+                    drop(turn.take());
+                }
+                for say in out.drain(..) {
+                    match say {
+                        Say::Reading(point, value, quality, at) => cx.reading(point, value, quality, at).await,
+                        Say::Acted(ticket, result) => cx.acted(ticket, result).await,
+                        Say::Online => cx.online().await,
+                        Say::Silent(why) => {
+                            log::warn!(device = cx.name.as_str(); "silent: {why}");
+                            cx.silent(why).await;
+                        }
+                    }
+                }
+                let now = Instant::now();
+                let (counts, wants, wake) = {
+                    let mut talk = self.talk();
+                    (talk.take_counts(), talk.wants(now), talk.wake(now))
+                };
+                complaints.settle(counts, cx);
+                match (wants, &waiting) {
+                    (None, _) => waiting = None,
+                    (Some(urgency), Some((asked, _))) if urgency == *asked => {}
+                    (Some(urgency), _) => waiting = Some((urgency, Box::pin(member.turn(urgency)))),
+                }
                 tokio::select! {
-                    read = stream.read(&mut buffer) => {
-                        at = Instant::now();
-                        match read {
-                            Ok(n) if n > 0 => {
-                                let mut pipeline = self.pipeline();
-                                pipeline.push(&buffer[..n], &mut |output| tally.note(output, &mut got));
-                                idle = pipeline.idle_after().map(|d| at + d);
-                            }
-                            Ok(_) => return Err(DeviceError(stream.ended().map_or("the port was closed".into(), |e| e.to_string()))),
-                            Err(e) => return Err(DeviceError(e.to_string())),
+                    heard = member.next() => self.listen(heard, &mut out)?,
+                    granted = granted(&mut waiting), if waiting.is_some() => {
+                        waiting = None;
+                        let bytes = self.talk().begin(Instant::now());
+                        if let Some(bytes) = bytes {
+                            member.write(&granted, bytes, QUIET).await;
+                            turn = Some(granted);
                         }
                     }
-                    () = async { sleep_until(idle.unwrap_or(at).into()).await }, if idle.is_some() => {
-                        idle = None;
-                        self.pipeline().idle(&mut |output| tally.note(output, &mut got));
-                    }
-                    order = cx.orders.recv() => match order.map(Order::in_time) {
-                        Some(Ok((ticket, Action::Send(bytes)))) => {
-                            let write = async { stream.write_all(&bytes).await?; stream.flush().await };
-                            match timeout(WRITE_PATIENCE, write).await {
-                                Ok(Ok(())) => cx.acted(ticket, Ok(None)).await,
-                                Ok(Err(e)) => cx.acted(ticket, Err(format!("the port did not take it: {e}").into())).await,
-                                Err(_) => cx.acted(ticket, Err("the port did not take it in time".into())).await,
+                    order = cx.orders.recv() => match order {
+                        Some(order) => {
+                            let (until, now) = (order.until, cx.clock.now());
+                            match order.in_time() {
+                                Ok((ticket, action)) => self.talk().order(ticket, action, until, now, &mut out),
+                                Err((ticket, why)) => out.push(Say::Acted(ticket, Err(why))),
                             }
-                        }
-                        Some(Err((ticket, why))) => cx.acted(ticket, Err(why)).await,
-                        Some(Ok((ticket, Action::Set(_) | Action::Fade { .. } | Action::Verb { .. }))) => {
-                            cx.acted(ticket, Err("its points cannot be set; use /send".into())).await;
                         }
                         None => return Ok(()),
                     },
-                }
-                tally.settle(cx);
-                for (point, value, quality) in got.drain(..) {
-                    cx.reading(point, value, quality, at).await;
+                    () = sleep_until(wake.unwrap_or(now).into()), if wake.is_some() => {
+                        // what was heard in time counts, even if it is looked at only now
+                        while let Some(heard) = member.heard_already() {
+                            self.listen(heard, &mut out)?;
+                        }
+                        self.talk().tick(Instant::now(), &mut out);
+                    }
                 }
             }
         })
     }
 
     fn wait(&self, longest: Duration) -> Task<'_, ()> {
-        Box::pin(port::wait_for(&self.port, longest))
+        Box::pin(self.bus.wait(longest))
     }
 }

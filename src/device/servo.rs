@@ -182,7 +182,7 @@ impl Driver for Servo {
         Box::pin(async move {
             let start = match cx.begin {
                 Begin::AsWritten => self.initial,
-                Begin::Safe => self.safe,
+                Begin::Safe | Begin::Kept => self.safe,
                 Begin::At(setting) => setting,
             };
             let hertz = 1.0 / PERIOD.as_secs_f64();

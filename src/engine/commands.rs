@@ -177,6 +177,7 @@ impl Engine {
                         self.command(Asked { device, point, verb, wish, reply, came: now.mono }, &message, now, fx);
                     }
                     Err(text) => {
+                        let reply = Reply { id: command::id_of(&message), ..reply };
                         let outcome = Outcome::because(OutcomeKind::Rejected, text);
                         self.answer(About::verb(device, &verb), &reply, &outcome, now, fx);
                         fx.push(Effect::Ack(message.ack));
@@ -203,14 +204,14 @@ impl Engine {
             bytes => serde_json::from_slice(bytes).unwrap_or(Json::Null),
         };
         let refuse = |engine: &Engine, reply: &Reply, text: String, fx: &mut Vec<Effect>| {
-            let about = About { device: None, verb, wished: None };
-            engine.answer(about, reply, &Outcome::because(OutcomeKind::Rejected, text), now, fx);
+            engine.answer_request(verb, reply, &Outcome::because(OutcomeKind::Rejected, text), now, fx);
             fx.push(Effect::Ack(message.ack));
         };
         let Json::Object(map) = body else {
             return refuse(self, &reply, "a request is a JSON object".into(), fx);
         };
         reply.transaction = map.get("transaction").cloned();
+        reply.id = command::id_of(message);
         if message.retain {
             return refuse(
                 self,
@@ -219,10 +220,10 @@ impl Engine {
                 fx,
             );
         }
-        if verb == "health" {
-            fx.push(Effect::Health(Some(reply)));
-            fx.push(Effect::Ack(message.ack));
-            return;
+        match self.gateway_request(verb, &map, &reply, now, fx) {
+            Ok(true) => return fx.push(Effect::Ack(message.ack)),
+            Ok(false) => {}
+            Err(text) => return refuse(self, &reply, text, fx),
         }
         let text = |key: &str| map.get(key).and_then(Json::as_str);
         let Some(name) = text("device") else {
@@ -528,6 +529,18 @@ impl Engine {
             self.answer(about, &reply, outcome, now, fx);
             fx.push(Effect::Ack(ack));
         }
+    }
+
+    /// Answers a request that is about no device.
+    pub(super) fn answer_request(
+        &self,
+        verb: &str,
+        reply: &Reply,
+        outcome: &Outcome,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        self.answer(About { device: None, verb, wished: None }, reply, outcome, now, fx);
     }
 
     /// Answers the sender, and tells the others on `bridge/event`.

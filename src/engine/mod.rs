@@ -10,13 +10,14 @@ pub mod filters;
 pub mod outputs;
 pub mod points;
 mod seen;
+pub mod requests;
 mod verbs;
 
 use std::collections::BTreeMap;
 
 use crate::model::{
     Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority,
-    Quality, Refusal, Stamp, Ticket, Value,
+    Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::{Record, Topics, payload};
 
@@ -58,8 +59,10 @@ pub enum Event {
     Problem(String),
     /// The time given by [`Engine::next_wake`] has come.
     Wake,
-    /// The daemon stops in order: outputs take their `on_stop`.
-    Stop,
+    /// Something to be said on `bridge/event`.
+    Say(serde_json::Value),
+    /// The daemon stops in order: outputs take their `on_stop`, but not these, which the next one takes over at once.
+    Stop(Vec<DeviceId>),
 }
 
 /// What is to be done about it.
@@ -84,6 +87,10 @@ pub enum Effect {
     },
     /// `bridge/health` is to be collected and sent; with a topic, an answer is wanted there as well.
     Health(Option<commands::Reply>),
+    /// Something is asked of the daemon itself; it answers.
+    Daemon(requests::Request, commands::Reply),
+    /// For the log: an output was moved though nobody wished it now.
+    Log(String),
 }
 
 /// A message on its way to the queue.
@@ -165,9 +172,9 @@ impl Engine {
         }
     }
 
-    /// How a device begins that takes its pin for the first time.
-    pub fn begin(&self, device: DeviceId) -> Begin {
-        self.outputs.begin(device, self.abnormal)
+    /// How a device begins that takes its pin for the first time; `kept`: it is ours already, from before a reload.
+    pub fn begin(&mut self, device: DeviceId, kept: bool) -> Begin {
+        self.outputs.begin(device, self.abnormal, kept)
     }
 
     /// What is to be remembered before anything happens.
@@ -209,10 +216,11 @@ impl Engine {
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
             Event::Gap(gap) => self.bridge.gap(&self.topics, &gap, now, fx),
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
+            Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
-            Event::Stop => {
+            Event::Stop(keep) => {
                 self.stopping = true;
-                let writes = self.outputs.stop(now);
+                let writes = self.outputs.stop(&keep, now);
                 self.force(writes, false, now, fx);
             }
         }
@@ -287,6 +295,13 @@ impl Engine {
             if tell && !write.quiet {
                 let to = payload::to_json(&value, "ON", "OFF");
                 self.bridge.limit(&self.topics, self.device_name(write.device), to, &write.reason, now, fx);
+            }
+            let to = match write.to {
+                Setting::On(n) if value != Value::Bool(true) => format!("to {n}"),
+                to => if to.is_on() { "on" } else { "off" }.to_owned(),
+            };
+            if !write.quiet {
+                fx.push(Effect::Log(format!("{} goes {to}: {}", self.device_name(write.device), write.reason)));
             }
             let ticket = self.commands.forced(write.device, now.mono);
             fx.push(Effect::Act(write.device, ticket, Action::Set(value)));

@@ -55,7 +55,10 @@ pub enum Heard {
         others: bool,
     },
     /// The member's own request goes out now: what was heard before is not its answer.
-    Begun,
+    Begun {
+        /// Whether the line was quiet: then nothing that came before is in the middle of anything.
+        quiet: bool,
+    },
     /// The request is out, at the moment when by the line's speed its last bit has left; or why not.
     Written(Result<Instant, String>),
     /// The port is gone, and why. Nothing comes after it.
@@ -181,6 +184,11 @@ impl Member {
         }
     }
 
+    /// The next, if it was heard already.
+    pub fn heard_already(&mut self) -> Option<Heard> {
+        self.heard.try_recv().ok()
+    }
+
     /// Waits for a turn to speak; it lasts until it is dropped. Who waits must go on listening ([`Member::next`]), or
     /// it holds back the port. The future is its own: it may be kept beside the member, and dropped at any time.
     pub fn turn(&self, urgency: Urgency) -> impl Future<Output = Turn> + Send + use<> {
@@ -228,7 +236,7 @@ impl Member {
                 }
             };
             match heard {
-                Heard::Begun => answer = Some(Vec::new()),
+                Heard::Begun { .. } => answer = Some(Vec::new()),
                 Heard::Written(Ok(at)) => until = Some(at + patience),
                 Heard::Written(Err(why)) => return Err(AskError::NotTaken(why)),
                 Heard::Lost(why) => return Err(AskError::Lost(why)),
@@ -360,8 +368,9 @@ impl Task {
                     },
                 },
                 () = sleep_until(begin.unwrap_or_else(soon).into()), if begin.is_some() => {
-                    if let Some(Request { member, bytes, .. }) = requests.pop_front() {
-                        self.tell(member, Heard::Begun);
+                    if let Some(Request { member, bytes, quiet, .. }) = requests.pop_front() {
+                        let quiet = heard_at.is_none_or(|at| at.elapsed() >= quiet);
+                        self.tell(member, Heard::Begun { quiet });
                         spoke = Some(member);
                         writing = Some(Writing { member, bytes, at: 0, until: Instant::now() + WRITE_PATIENCE });
                     }

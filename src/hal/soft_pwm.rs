@@ -172,7 +172,9 @@ mod tests {
     fn board() -> (SimBoard, Receiver<(f64, Instant)>) {
         let board = SimBoard::new();
         let (tell, told) = channel();
-        board.watch(Box::new(move |_, high| drop(tell.send((high, Instant::now())))));
+        board.watch(Box::new(move |_, high| {
+            let _ = tell.send((high, Instant::now()));
+        }));
         (board, told)
     }
     fn soft(board: &SimBoard, frequency: f64, high: f64) -> Result<SoftPwm, HalError> {

@@ -71,8 +71,8 @@ impl Link {
             self.tell().await;
             return;
         }
-        let backoff = Backoff::new(self.config.patience.retry, self.config.patience.retry * 120);
-        let mut retry = Retry::new(self.config.urls.len(), backoff);
+        let pause = self.config.patience.retry;
+        let mut retry = Retry::new(self.config.urls.len(), Backoff::new(pause, pause * 120), pause * 10);
         let mut at = 0;
         let mut moving = false;
         while self.stop.borrow().is_none() {

@@ -173,7 +173,14 @@ impl Link {
         loop {
             loop {
                 let more = self.pump(life);
-                self.tell().await;
+                if !self.pending.is_empty() {
+                    let before = Instant::now();
+                    self.tell().await;
+                    // While we wait for the owner we do not listen: that is not the broker's silence.
+                    let waited = before.elapsed();
+                    life.heard += waited;
+                    life.progress += waited;
+                }
                 if !more {
                     break;
                 }
@@ -380,7 +387,11 @@ impl Link {
                 Ok(_) => {}
                 Err(_) => return Err(Ended::new(Cause::GaveUp, "lost count of the packets on their way")),
             },
-            Heard::Goodbye => life.gone_soon(),
+            Heard::Goodbye if life.goodbye => life.gone_soon(),
+            // The library says so too when it cannot make out a message's topic; it sends nothing then.
+            Heard::Goodbye => {
+                return Err(Ended::new(Cause::Broken, "the broker used a topic alias that it had not given"));
+            }
             Heard::Progress => life.progress = Instant::now(),
             Heard::Answered { id, code, text, shrinks } => {
                 if shrinks && life.window.shrink() {
@@ -430,7 +441,7 @@ impl Link {
 
     fn welcome(&mut self, life: &mut Life, greeting: &Greeting) -> Result<(), Ended> {
         if greeting.receive_max == 0 {
-            return Err(Ended::new(Cause::Broken, "the broker allows no message at all (Receive Maximum 0)"));
+            return Err(Ended::new(Cause::GaveUp, "the broker allows no message at all (Receive Maximum 0)"));
         }
         let now = Instant::now();
         let session_present = greeting.session_present;
@@ -481,6 +492,9 @@ impl Link {
     }
 
     fn message(&mut self, life: &mut Life, mut incoming: Incoming, id: u16, qos2: bool) {
+        if incoming.topic.is_empty() {
+            return;
+        }
         if incoming.payload.len() > MAX_INCOMING as usize {
             let (topic, size) = (clean(&incoming.topic), incoming.payload.len());
             self.pending.push_back(LinkEvent::Problem(format!(

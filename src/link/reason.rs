@@ -177,7 +177,9 @@ fn io_text(e: &io::Error, host: &str) -> String {
         K::TimedOut => "no answer (timed out)".into(),
         _ => {
             let text = clean(&e.to_string());
-            if text.contains("lookup address") || text.contains("resolve") || text.contains("Name or service") {
+            if text.contains("bytes remaining on stream") {
+                "the broker closed the connection in the middle of a packet".into()
+            } else if text.contains("lookup address") || text.contains("resolve") || text.contains("Name or service") {
                 format!("the name {host} cannot be resolved ({text}); check the name and the network's DNS")
             } else {
                 text
@@ -295,6 +297,8 @@ mod tests {
     fn socket_errors_are_plain_words() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert!(transport_text(&refused, "h").unwrap().contains("nothing listens"));
+        let half = io::Error::other("bytes remaining on stream");
+        assert!(transport_text(&half, "h").unwrap().contains("middle of a packet"));
         let dns = io::Error::other("failed to lookup address information: Name or service not known");
         assert!(transport_text(&dns, "pi.lan").unwrap().contains("pi.lan"));
     }

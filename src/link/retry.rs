@@ -32,12 +32,14 @@ pub struct Retry {
     round: usize,
     quick: u32,
     backoff: Backoff,
+    /// Shortest pause where another client seems to use our id.
+    way: Duration,
 }
 
 impl Retry {
-    /// For so many brokers.
-    pub fn new(urls: usize, backoff: Backoff) -> Retry {
-        Retry { urls: urls.max(1), at: 0, round: 0, quick: 0, backoff }
+    /// For so many brokers; `way`: the shortest pause where another client seems to use our id.
+    pub fn new(urls: usize, backoff: Backoff, way: Duration) -> Retry {
+        Retry { urls: urls.max(1), at: 0, round: 0, quick: 0, backoff, way }
     }
 
     /// The connection ended; `up_for`: how long after CONNACK, `None` without one.
@@ -64,7 +66,7 @@ impl Retry {
         }
         let taken_over = cause == Cause::TakenOver || self.quick >= QUICK_CLOSES;
         if taken_over {
-            self.backoff.at_least(Duration::from_secs(5));
+            self.backoff.at_least(self.way);
         }
         if self.quick >= QUICK_CLOSES {
             self.at = (self.at + 1) % self.urls;
@@ -80,7 +82,8 @@ mod tests {
 
     fn retry(urls: usize) -> Retry {
         let dice = fastrand::Rng::with_seed(7);
-        Retry::new(urls, Backoff::with_random(Duration::from_millis(500), Duration::from_secs(60), dice))
+        let backoff = Backoff::with_random(Duration::from_millis(500), Duration::from_secs(60), dice);
+        Retry::new(urls, backoff, Duration::from_secs(5))
     }
     const SHORT: Option<Duration> = Some(Duration::from_secs(1));
     const LONG: Option<Duration> = Some(Duration::from_secs(3600));

@@ -221,13 +221,18 @@ fn state_ended(state: &StateError, known: &Known) -> Ended {
         StateError::Deserialization(BytesError::PayloadSizeLimitExceeded(size)) => {
             Ended::new(Cause::TooBig(*size), format!("the broker sent a message of {size} bytes"))
         }
+        StateError::WrongPacket => Ended::new(Cause::Broken, "the broker sent a packet that only clients send"),
         StateError::Unsolicited(id) => {
             Ended::new(Cause::Broken, format!("the broker answered packet {id}, which was not waiting for an answer"))
         }
-        other => Ended::new(
-            Cause::Broken,
-            transport_text(other, &known.host)
-                .unwrap_or_else(|| format!("what the broker sent is not MQTT 3.1.1: {}", clean(&other.to_string()))),
-        ),
+        other => {
+            let text = clean(&other.to_string());
+            let text = text.strip_prefix("Mqtt serialization/deserialization error: ").unwrap_or(&text);
+            Ended::new(
+                Cause::Broken,
+                transport_text(other, &known.host)
+                    .unwrap_or_else(|| format!("what the broker sent is not MQTT 3.1.1: {text}")),
+            )
+        }
     }
 }

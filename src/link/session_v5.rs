@@ -366,6 +366,7 @@ fn state_ended(state: &StateError, known: &Known) -> Ended {
             transport_text(e, &known.host)
                 .unwrap_or_else(|| format!("what the broker sent is not MQTT 5: {}", clean(&e.to_string()))),
         ),
+        StateError::WrongPacket => Ended::new(Cause::Broken, "the broker sent a packet that only clients send"),
         StateError::Unsolicited(id) => {
             Ended::new(Cause::Broken, format!("the broker answered packet {id}, which was not waiting for an answer"))
         }

@@ -88,6 +88,15 @@ impl Scale {
         }
     }
 
+    /// Whether the pin holds still at the level of on.
+    pub fn is_full(self, setting: Setting) -> bool {
+        match (self, setting) {
+            (Scale::Switch, setting) => setting.is_on(),
+            (Scale::Duty { .. }, Setting::On(n)) => n == 100.0,
+            _ => false,
+        }
+    }
+
     /// What a plain ON means where nothing was on before.
     pub fn full(self) -> Setting {
         match self {
@@ -106,6 +115,8 @@ pub enum Begin {
     AsWritten,
     /// In its safe state: the run before ended without order, or the device has failed.
     Safe,
+    /// As it is: it was ours a moment ago, before a reload.
+    Kept,
     /// Here: what is remembered of the run before.
     At(Setting),
 }

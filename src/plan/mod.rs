@@ -3,6 +3,7 @@
 //! [`check`] reads a file to the end and reports everything that is wrong, in form ([`crate::config`]) and in meaning
 //! (here): a pin or topic used twice, a port that is not there, an interlock of one. The daemon runs only a plan.
 
+pub mod board;
 mod explain;
 mod link;
 mod points;
@@ -73,6 +74,10 @@ pub struct Plan {
     pub digest: String,
     /// Whether pins are simulated.
     pub simulated: bool,
+    /// Pins that devices have for themselves.
+    pub pins: Vec<board::PinClaim>,
+    /// All ports, as they are written.
+    pub lines: Vec<PortSpec>,
 }
 
 /// What is asked of the resolver beside the file.
@@ -226,6 +231,8 @@ impl Resolver<'_> {
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
+            pins: pins.into_iter().map(|(pin, device, place)| board::PinClaim { pin, device, place }).collect(),
+            lines: ports.into_iter().filter_map(|(_, spec)| spec).collect(),
         })
     }
 

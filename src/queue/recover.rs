@@ -44,6 +44,7 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
     let mut files = log.disk.list().map_err(listed)?;
     files.sort();
     let mut segments = Vec::new();
+    let reserved = files.iter().find(|(name, _)| name == RESERVE).map(|(_, len)| *len);
     for (name, len) in files {
         match segment::parse_name(&name) {
             Some(id) => segments.push((id, name, len)),
@@ -74,7 +75,7 @@ pub fn recover(log: &mut Log) -> Result<Recovered, Failure> {
             found.foreign.push(format!("cannot read {name}, left alone: {e}"));
         }
     }
-    reserve(log);
+    reserve(log, reserved);
     Ok(found)
 }
 
@@ -194,8 +195,16 @@ fn close_older(log: &mut Log, chain: Chain, active: Active) {
     }
 }
 
-/// Puts some space by; without it everything works but a full copy-on-write file system.
-fn reserve(log: &mut Log) {
+/// Puts some space by; without it everything works but a full copy-on-write file system. `there`: its present length.
+fn reserve(log: &mut Log, there: Option<u64>) {
+    if let Some(len) = there {
+        if len == RESERVE_BYTES as u64 {
+            return;
+        }
+        // A power cut left the name without the space.
+        log.aside.bytes = log.aside.bytes.saturating_sub(len);
+        let _ = log.disk.remove(RESERVE);
+    }
     let Ok(file) = log.disk.create(RESERVE) else { return };
     let put = write_all(&mut *log.disk, file, 0, &[0xff; RESERVE_BYTES]);
     log.disk.close(file);

@@ -596,3 +596,14 @@ fn a_huge_file_with_a_segments_name_is_left_alone() {
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 40);
     assert_eq!((q.stats().unsynced, q.stats().segments), (0, 1));
 }
+
+#[test]
+fn a_reserve_that_a_power_cut_left_empty_is_filled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(super::log::RESERVE);
+    for left in [0, 100] {
+        std::fs::write(&file, vec![0xff; left]).unwrap();
+        drop(Queue::open(Options::new(dir.path()), T0).unwrap());
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), super::log::RESERVE_BYTES as u64);
+    }
+}

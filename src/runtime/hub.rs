@@ -21,6 +21,7 @@ use super::Ask;
 use super::health::{self, LinkStatus};
 use super::memory::Memory;
 use super::outbox::{QueueOutbox, queue_stamp};
+use super::requests::LevelTimer;
 use super::systemd;
 
 /// How long devices may take to end.
@@ -28,7 +29,7 @@ const END_DEVICES: Duration = Duration::from_secs(1);
 
 /// How long devices are held back at a time while the queue's memory is nearly full. It ends early when the queue has
 /// made room, and a dead end (a broker that takes nothing) costs a flooding device its speed, not the daemon its life.
-const HOLD: Duration = Duration::from_millis(250);
+pub(super) const HOLD: Duration = Duration::from_millis(250);
 
 /// Reports that are taken in one go, so that a flood does not starve the rest.
 const BATCH: usize = 64;
@@ -57,6 +58,8 @@ pub(super) fn key_of(device: &str, key: &str) -> String {
 /// What the hub listens to.
 pub(super) struct Ears {
     pub reports: mpsc::Receiver<Report>,
+    /// Answers, and all that outputs say: never held back.
+    pub answers: mpsc::Receiver<Report>,
     pub link: mpsc::Receiver<LinkEvent>,
     pub levels: mpsc::UnboundedReceiver<(u8, f64)>,
     pub asks: mpsc::Receiver<Ask>,
@@ -76,6 +79,9 @@ pub(super) struct Hub {
     pub sim: Option<SimBoard>,
     pub memory: Memory,
     pub status: LinkStatus,
+    /// Reloads that were asked for.
+    pub wanted: mpsc::Sender<commands::Reply>,
+    pub level_timer: LevelTimer,
     /// `P/bridge/health`.
     pub health_topic: String,
 }
@@ -85,11 +91,11 @@ impl Hub {
         let mut reports = Vec::with_capacity(BATCH);
         let mut fx = Vec::new();
         let mut stopping: Option<oneshot::Sender<()>> = None;
-        let (mut link_open, mut devices_open) = (true, true);
+        let (mut link_open, mut devices_open, mut answers_open) = (true, true, true);
         // a full queue holds the devices back, and they their ports
         let mut held: Option<Instant> = None;
         loop {
-            // at a stop nobody is held back: among the reports are the outputs' answers
+            // at a stop nobody is held back: what was said is to be queued
             let pressed = stopping.is_none() && self.outbox.pressed();
             held = if pressed { held.or_else(|| Some(Instant::now() + HOLD)) } else { None };
             let hold = held.filter(|until| *until > Instant::now());
@@ -99,10 +105,18 @@ impl Hub {
                     // none: there are no devices, or all have ended
                     devices_open = n > 0;
                     held = None;
+                    // an answer was given before the device said anything else
+                    while let Ok(answer) = ears.answers.try_recv() {
+                        self.report(answer, &mut fx);
+                    }
                     for report in reports.drain(..) {
                         self.report(report, &mut fx);
                     }
                 }
+                answer = ears.answers.recv(), if answers_open => match answer {
+                    Some(answer) => self.report(answer, &mut fx),
+                    None => answers_open = false,
+                },
                 event = ears.link.recv(), if link_open => match event {
                     Some(event) => self.link_event(event, &mut fx),
                     None => link_open = false,
@@ -115,10 +129,12 @@ impl Hub {
                 }
                 Some(ask) = ears.asks.recv() => match ask {
                     Ask::Ping(answer) => drop(answer.send(())),
-                    Ask::StopOutputs(answer) => {
-                        self.feed(Event::Stop, &mut fx);
+                    Ask::StopOutputs(keep, answer) => {
+                        self.feed(Event::Stop(keep), &mut fx);
                         stopping = Some(answer);
                     }
+                    Ask::Answer(reply, map) => self.reply(&reply, map, &mut fx),
+                    Ask::Say(about) => self.say(about, &mut fx),
                     Ask::End => break,
                 },
             }
@@ -130,17 +146,22 @@ impl Hub {
                 let _ = answer.send(());
             }
         }
-        self.end(ears.reports).await;
+        self.end(ears.reports, ears.answers).await;
     }
 
     /// Devices end when their channel closes, and what they still have to say is queued. One that does not end is
     /// named.
-    async fn end(mut self, mut reports: mpsc::Receiver<Report>) {
+    async fn end(mut self, mut reports: mpsc::Receiver<Report>, mut answers: mpsc::Receiver<Report>) {
         let tasks: Vec<_> = self.parts.iter_mut().map(Part::dismiss).collect();
         let mut fx = Vec::new();
-        // every device holds a sender: the channel ends with the last of them
+        // every device holds senders: the channels end with the last of them
         let last_words = async {
-            while let Some(report) = reports.recv().await {
+            loop {
+                let report = tokio::select! {
+                    Some(report) = reports.recv() => report,
+                    Some(answer) = answers.recv() => answer,
+                    else => break,
+                };
                 self.report(report, &mut fx);
                 self.carry(&mut fx);
             }
@@ -227,6 +248,11 @@ impl Hub {
                         }
                     }
                     Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
+                    Effect::Log(text) => log::info!("{text}"),
+                    Effect::Daemon(request, reply) => {
+                        self.requested(request, reply, fx);
+                        sent = true;
+                    }
                     Effect::Health(reply) => {
                         self.health(reply, fx);
                         sent = true;
@@ -294,13 +320,9 @@ impl Hub {
             (queue.stats(), queue.health().words)
         };
         let devices = self.parts.iter().map(|p| (p.name.as_str(), p.counters.read()));
-        let mut map = health::collect(&now, &stats, &words, &self.status, devices);
+        let map = health::collect(&now, &stats, &words, &self.status, devices);
         if let Some(reply) = reply {
-            if let Some(transaction) = reply.transaction.clone() {
-                map.insert("transaction".into(), transaction);
-            }
-            fx.extend(commands::send_reply(&reply, map, now.mono));
-            return;
+            return self.reply(&reply, map, fx);
         }
         let message = Message {
             topic: self.health_topic.clone(),

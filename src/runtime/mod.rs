@@ -9,6 +9,8 @@ mod health;
 mod hub;
 mod memory;
 mod outbox;
+mod reload;
+mod requests;
 mod state;
 mod supervisor;
 mod systemd;
@@ -16,22 +18,26 @@ mod systemd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
+use crate::engine::commands::Reply;
 use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
 use crate::hal::Board;
 use crate::link::{Link, LinkHandle};
+use crate::model::DeviceId;
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
 
 use hub::{Hub, Part};
 use memory::Memory;
 use outbox::QueueOutbox;
-pub use state::{Applied, StateDir, last_applied, state_of};
+pub use reload::{Happened, Heritage};
+pub use state::{Applied, StateDir, last_applied, queues, state_of};
 
 /// Reports of devices that wait for the hub; a device that finds it full waits itself.
 const REPORTS: usize = 256;
@@ -45,6 +51,7 @@ const STOP_OUTPUTS: Duration = Duration::from_secs(2);
 const STOP_LINK: Duration = Duration::from_secs(3);
 
 /// The machine's pins, and the handle to drive them where they are simulated.
+#[derive(Clone)]
 pub struct Pins {
     /// The board.
     pub board: Arc<dyn Board>,
@@ -63,13 +70,20 @@ impl Pins {
 /// A running gateway.
 pub struct Daemon {
     control: mpsc::Sender<Ask>,
+    wanted: mpsc::Receiver<Reply>,
     hub: JoinHandle<()>,
     link: JoinHandle<()>,
     link_handle: LinkHandle,
     farewell: Vec<crate::model::Message>,
     queue: Option<Writer>,
     state: StateDir,
-    _socket: Option<control::Control>,
+    socket: Option<control::Control>,
+    outbox: Arc<QueueOutbox>,
+    pins: Pins,
+    clock: Arc<Clock>,
+    run: u64,
+    /// Outputs that a reload may leave as they are.
+    places: Vec<(DeviceId, reload::Place)>,
     memory: Memory,
     #[cfg(test)]
     counters: Vec<Arc<Counters>>,
@@ -81,8 +95,12 @@ pub struct Daemon {
 pub enum Ask {
     /// Whether it lives: it answers.
     Ping(oneshot::Sender<()>),
-    /// Outputs take `on_stop`; it answers when they have, and goes on carrying.
-    StopOutputs(oneshot::Sender<()>),
+    /// Outputs take `on_stop`, but not these; it answers when they have, and goes on carrying.
+    StopOutputs(Vec<DeviceId>, oneshot::Sender<()>),
+    /// A request is answered.
+    Answer(Reply, Map<String, Json>),
+    /// Something is said on `bridge/event`.
+    Say(Json),
     /// Devices end, the hub ends.
     End,
 }
@@ -108,9 +126,12 @@ impl std::fmt::Display for StartError {
 impl Daemon {
     /// Starts a plan. Must be called within a runtime.
     pub fn start(plan: Plan, pins: Pins) -> Result<Daemon, StartError> {
-        let clock = Arc::new(Clock::new());
+        Daemon::begin(plan, &mut reload::Heritage::none(pins))
+    }
+
+    fn begin(plan: Plan, heritage: &mut Heritage) -> Result<Daemon, StartError> {
+        let (pins, clock, run) = (heritage.pins.clone(), heritage.clock.clone(), heritage.run);
         let state = StateDir::open(&plan.queue.dir);
-        let run = fastrand::u64(1..);
 
         let now = clock.now();
         let mut options = plan.queue.clone();
@@ -124,7 +145,10 @@ impl Daemon {
             .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
 
         #[cfg(feature = "broker")]
-        let broker = plan.broker.map(crate::link::embedded::start).transpose().map_err(StartError::Failed)?;
+        let broker = match (plan.broker, heritage.broker.take()) {
+            (Some(wanted), Some(runs)) if runs.addr() == wanted => Some(runs),
+            (wanted, _) => wanted.map(crate::link::embedded::start).transpose().map_err(StartError::Failed)?,
+        };
         #[cfg(not(feature = "broker"))]
         if plan.broker.is_some() {
             return Err(StartError::Failed("this pinpost was built without the embedded broker".into()));
@@ -132,8 +156,17 @@ impl Daemon {
 
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
-        let abnormal = state.begin(&Applied::of(&plan));
-        let desk = figures::Desk { queue: shared.clone(), clock: clock.clone(), run, hub: wake_hub.clone() };
+        let abnormal = state.begin(&Applied::of(&plan), heritage.state.take());
+        let places: Vec<_> =
+            plan.devices.iter().filter_map(|d| Some((d.spec.id, reload::Place::of(d)?))).collect();
+        let kept = |id| places.iter().any(|(i, place)| *i == id && heritage.kept.contains(place));
+        let desk = figures::Desk {
+            queue: shared.clone(),
+            dir: plan.queue.dir.clone(),
+            clock: clock.clone(),
+            run,
+            outbox: outbox.clone(),
+        };
         let socket = control::start(state.path(), desk);
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
@@ -142,6 +175,7 @@ impl Daemon {
         let link = tokio::spawn(link.run());
 
         let (report_tx, report_rx) = mpsc::channel(REPORTS);
+        let (answer_tx, answer_rx) = mpsc::channel(REPORTS);
         let (level_tx, level_rx) = mpsc::unbounded_channel();
         if let Some(sim) = &pins.sim {
             // bounded by our own writes: every level is one of them
@@ -191,9 +225,10 @@ impl Daemon {
                 board: pins.board.clone(),
                 clock: clock.clone(),
                 counters: counters.clone(),
-                up: report_tx.clone(),
+                up: if device.spec.output.is_some() { answer_tx.clone() } else { report_tx.clone() },
+                answers: answer_tx.clone(),
                 orders,
-                begin: engine.begin(device.spec.id),
+                begin: engine.begin(device.spec.id, kept(device.spec.id)),
                 memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));
@@ -202,21 +237,25 @@ impl Daemon {
         #[cfg(test)]
         let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
+        let (wanted_tx, wanted) = mpsc::channel(1);
         let hub = Hub {
             engine,
-            clock,
+            clock: clock.clone(),
             run,
             queue: shared,
-            outbox,
+            outbox: outbox.clone(),
             link: link_handle.clone(),
             parts,
-            sim: pins.sim,
+            sim: pins.sim.clone(),
             memory: memory.clone(),
             status: health::LinkStatus::default(),
+            wanted: wanted_tx,
+            level_timer: Default::default(),
             health_topic,
         };
         let hub = tokio::spawn(hub.run(hub::Ears {
             reports: report_rx,
+            answers: answer_rx,
             link: link_rx,
             levels: level_rx,
             asks,
@@ -225,13 +264,19 @@ impl Daemon {
         systemd::start(control.clone());
         Ok(Daemon {
             control,
+            wanted,
             hub,
             link,
             link_handle,
             farewell,
             queue: Some(writer),
             state,
-            _socket: socket,
+            socket,
+            outbox,
+            pins,
+            clock,
+            run,
+            places,
             memory,
             #[cfg(test)]
             counters,
@@ -246,13 +291,7 @@ impl Daemon {
         self.broker.as_ref().map(crate::link::embedded::Embedded::addr)
     }
 
-    /// Returns only if a vital part has failed: then the process is to end, so that it is started anew.
-    pub async fn failed(&mut self) {
-        let _ = (&mut self.hub).await;
-        log::error!("the hub has ended");
-    }
-
-    /// After [`Daemon::failed`]: what waits in memory is written. The run counts as ended abnormally.
+    /// After [`Happened::Failed`]: what waits in memory is written. The run counts as ended abnormally.
     pub fn abandon(mut self) {
         self.link.abort();
         self.memory.stop();
@@ -264,8 +303,14 @@ impl Daemon {
     /// Stops in order.
     pub async fn stop(mut self) {
         systemd::stopping();
+        self.stop_parts(Vec::new()).await;
+        self.state.end();
+    }
+
+    /// Ends all parts in order. The outputs in `keep` stay as they are.
+    async fn stop_parts(&mut self, keep: Vec<DeviceId>) {
         let (done, outputs) = oneshot::channel();
-        let _ = self.control.send(Ask::StopOutputs(done)).await;
+        let _ = self.control.send(Ask::StopOutputs(keep, done)).await;
         if tokio::time::timeout(STOP_OUTPUTS, outputs).await.is_err() {
             log::error!("outputs did not take on_stop in time");
         }
@@ -280,10 +325,10 @@ impl Daemon {
             self.hub.abort();
         }
         self.memory.stop();
+        self.socket = None;
         if let Some(writer) = self.queue.take() {
             writer.stop();
         }
-        self.state.end();
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::clock::Clock;
 use crate::link::{Outbound, Outbox, Refusal};
@@ -25,6 +26,8 @@ pub(super) struct QueueOutbox {
     run: u64,
     link: Notify,
     hub: Arc<Notify>,
+    /// Whoever else waits for the queue's thread.
+    others: Notify,
     gaps: Mutex<Vec<Gap>>,
     /// The hub holds devices back.
     holding: AtomicBool,
@@ -42,6 +45,7 @@ impl QueueOutbox {
             run,
             link: Notify::new(),
             hub,
+            others: Notify::new(),
             gaps: Mutex::default(),
             holding: AtomicBool::new(false),
             paced: AtomicBool::new(false),
@@ -58,6 +62,17 @@ impl QueueOutbox {
     pub(super) fn news(&self) {
         self.link.notify_one();
         self.hub.notify_one();
+        self.others.notify_waiters();
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn idle(&self) -> bool {
+        self.queue.lock().stats().waiting == 0
+    }
+
+    /// Until the queue's thread or the broker has done something after this call.
+    pub(super) fn stirred(&self) -> Notified<'_> {
+        self.others.notified()
     }
 
     /// Whether devices should be held back for a moment; the hub is woken when they need not.
@@ -133,6 +148,7 @@ impl Outbox for QueueOutbox {
     fn done(&self, token: u64) {
         let mut queue = self.queue.lock();
         queue.done(token);
+        self.others.notify_waiters();
         if self.holding.load(Ordering::Relaxed) && !queue.pressed() {
             self.hub.notify_one();
         }

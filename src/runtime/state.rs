@@ -19,6 +19,8 @@ use crate::plan::Plan;
 const SAFE_FILE: &str = "outputs.json";
 /// Is there while a daemon runs; found at start, the last one ended abnormally.
 const RUNNING: &str = "running";
+/// Where systemd puts it, and where it is looked for without systemd.
+const HOME: &str = "/var/lib/pinpost";
 /// What a directory of small things is called behind the queue's own name.
 const STATE: &str = ".state";
 /// In systemd's state directory: the way to a directory of small things that lies elsewhere.
@@ -44,10 +46,23 @@ fn home() -> Option<PathBuf> {
     std::env::split_paths(&dirs).next()
 }
 
+/// systemd's state directory or the usual one, and the queues whose daemons keep their small things there.
+pub fn queues() -> (PathBuf, Vec<PathBuf>) {
+    let home = home().unwrap_or_else(|| PathBuf::from(HOME));
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(&home).into_iter().flatten().flatten() {
+        let dir = if entry.file_name() == ELSEWHERE { fs::read_link(entry.path()).ok() } else { Some(entry.path()) };
+        let queue = dir.and_then(|d| Some(d.with_file_name(d.file_name()?.to_str()?.strip_suffix(STATE)?)));
+        found.extend(queue);
+    }
+    found.sort();
+    (home, found)
+}
+
 /// What the last runs have left in systemd's state directory or the usual one: of every daemon that ended
 /// abnormally, else of the one that started last. Not of those that run now, where there are others.
 pub fn last_applied() -> Result<Vec<Applied>, String> {
-    last_applied_in(&home().unwrap_or_else(|| PathBuf::from("/var/lib/pinpost")))
+    last_applied_in(&home().unwrap_or_else(|| PathBuf::from(HOME)))
 }
 
 fn last_applied_in(home: &Path) -> Result<Vec<Applied>, String> {
@@ -145,9 +160,11 @@ impl StateDir {
     }
 
     /// A run begins: keeps what was applied. True if the run before ended abnormally. The queue's lock is held.
-    pub fn begin(&self, applied: &Applied) -> bool {
+    /// `before`: where the same process has run until now.
+    pub fn begin(&self, applied: &Applied, before: Option<StateDir>) -> bool {
         let made = self.make();
-        let abnormal = self.dir.join(RUNNING).exists();
+        let same = before.as_ref().is_some_and(|b| b.dir == self.dir);
+        let abnormal = !same && self.dir.join(RUNNING).exists();
         let pid = format!("{}\n", std::process::id());
         let kept = made
             .and_then(|()| self.apply(applied))
@@ -156,6 +173,9 @@ impl StateDir {
         if let Err(e) = kept {
             let dir = self.dir.display();
             log::warn!("{dir} cannot be written ({e}): safe-state and the queue will not survive this run");
+        }
+        if let Some(before) = before.filter(|_| !same) {
+            before.end();
         }
         if abnormal {
             log::warn!("the last run ended abnormally: outputs take their safe state until a new command");
@@ -246,10 +266,10 @@ mod tests {
     fn an_abnormal_end_is_noticed_once() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(&dir.path().join("queue"));
-        assert!(!state.begin(&applied("pump", 27)));
-        assert!(state.begin(&applied("pump", 27)), "it was not ended");
+        assert!(!state.begin(&applied("pump", 27), None));
+        assert!(state.begin(&applied("pump", 27), None), "it was not ended");
         state.end();
-        assert!(!state.begin(&applied("pump", 27)));
+        assert!(!state.begin(&applied("pump", 27), None));
         assert_eq!(last_applied_in(dir.path()), Ok(vec![applied("pump", 27)]));
     }
 
@@ -257,12 +277,12 @@ mod tests {
     fn sibling_queues_share_nothing_and_safe_state_takes_the_crashed_ones() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (StateDir::open(&dir.path().join("a")), StateDir::open(&dir.path().join("b")));
-        assert!(!a.begin(&applied("pump", 27)));
-        assert!(!b.begin(&applied("lamp", 5)), "the other one's mark is not its own");
+        assert!(!a.begin(&applied("pump", 27), None));
+        assert!(!b.begin(&applied("lamp", 5), None), "the other one's mark is not its own");
         b.end();
         assert_eq!(last_applied_in(dir.path()), Ok(vec![applied("pump", 27)]), "b ended in order");
-        assert!(a.begin(&applied("pump", 27)));
-        assert!(!b.begin(&applied("lamp", 5)), "it had ended in order");
+        assert!(a.begin(&applied("pump", 27), None));
+        assert!(!b.begin(&applied("lamp", 5), None), "it had ended in order");
         let both = last_applied_in(dir.path()).unwrap();
         assert!(both.contains(&applied("pump", 27)) && both.contains(&applied("lamp", 5)), "{both:?}");
         assert!(last_applied_in(&dir.path().join("nowhere")).is_err());
@@ -278,9 +298,9 @@ mod tests {
         fs::write(dir.path().join(SAFE_FILE), applied("pump", 27).to_json().to_string()).unwrap();
         fs::write(dir.path().join(RUNNING), "1\n").unwrap();
         assert_eq!(last_applied_in(dir.path()), Ok(vec![applied("pump", 27)]), "before the new version has run");
-        assert!(StateDir::open(&dir.path().join("a")).begin(&applied("pump", 27)), "it ended abnormally");
+        assert!(StateDir::open(&dir.path().join("a")).begin(&applied("pump", 27), None), "it ended abnormally");
         assert!(dir.path().join(RUNNING).exists(), "b has not seen it yet");
-        assert!(StateDir::open(&dir.path().join("b")).begin(&applied("lamp", 5)));
+        assert!(StateDir::open(&dir.path().join("b")).begin(&applied("lamp", 5), None));
         assert!(!dir.path().join(RUNNING).exists() && !dir.path().join(SAFE_FILE).exists());
     }
 

@@ -19,6 +19,11 @@ pub(super) fn status(text: &str) {
     tell(NotifyState::Status(text));
 }
 
+/// The daemon takes another plan; [`start`] says when it runs.
+pub(super) fn reloading() {
+    tell(NotifyState::Reloading);
+}
+
 /// The daemon stops.
 pub(super) fn stopping() {
     tell(NotifyState::Stopping);

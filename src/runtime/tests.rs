@@ -3,8 +3,12 @@
 use super::*;
 use crate::config::When;
 use crate::hal::Level;
+use crate::device::Report;
+use crate::link::LinkEvent;
+use crate::model::{Action, Incoming, PointId, Value};
 use crate::plan::{Ask, check};
 use crate::queue::Options;
+use std::time::Instant;
 
 fn plan(dir: &std::path::Path, devices: &str) -> Plan {
     let text = format!(
@@ -55,4 +59,98 @@ async fn after_an_end_without_order_outputs_start_safe() {
         assert_eq!(sim.outputs(), [(27, level)], "abandoned before: {abandoned_before}");
         daemon.abandon();
     }
+}
+
+/// A hub whose queue is full and whose link takes nothing, with one output `pump`.
+fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
+    let plan = plan(dir, "devices: { pump: { kind: digital_out, pin: 27 }, door: { kind: digital_in, pin: 17 } }");
+    let clock = Arc::new(Clock::new());
+    let options = Options { memory: 4096, ..Options::new(dir.join("queue")) };
+    let (queue, _log) = Queue::open(options, Duration::ZERO).unwrap();
+    let queue = Shared::new(queue, clock.start());
+    queue.lock().link_up();
+    while !queue.lock().pressed() {
+        queue.lock().append(crate::queue::Entry { body: vec![0; 100], ..Default::default() }, Duration::ZERO);
+    }
+    let wake = Arc::new(Notify::new());
+    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), 1, wake.clone());
+    let (link_tx, link) = mpsc::channel(LINK_EVENTS);
+    let (_, handle) = Link::new(plan.link, outbox.clone(), link_tx.clone());
+    let devices: Vec<_> = plan.devices.iter().map(|d| d.spec.clone()).collect();
+    let (orders_tx, orders) = mpsc::channel(ORDERS);
+    let part = |orders| Part {
+        name: "pump".into(),
+        orders,
+        counters: Arc::default(),
+        task: tokio::spawn(std::future::pending()),
+    };
+    let setup = Setup {
+        topics: plan.topics,
+        devices,
+        points: plan.points,
+        chains: plan.chains,
+        info: Default::default(),
+        memory: Default::default(),
+        boot: Default::default(),
+        abnormal: false,
+    };
+    let hub = Hub {
+        engine: Engine::new(setup, &clock.now()),
+        clock,
+        run: 1,
+        queue,
+        outbox,
+        link: handle,
+        parts: vec![part(orders_tx)],
+        sim: None,
+        memory: Memory::open(dir.join("memory"), || ()),
+        status: Default::default(),
+        wanted: mpsc::channel(1).0,
+        level_timer: Default::default(),
+        health_topic: "t/bridge/health".into(),
+    };
+    let (reports_tx, reports) = mpsc::channel(REPORTS);
+    let (answers_tx, answers) = mpsc::channel(REPORTS);
+    let (asks_tx, asks) = mpsc::channel(8);
+    let ears = hub::Ears { reports, answers, link, levels: mpsc::unbounded_channel().1, asks, wake };
+    (hub, ears, Hands { reports: reports_tx, answers: answers_tx, link: link_tx, orders, _asks: asks_tx })
+}
+
+/// What happens to a hub.
+struct Hands {
+    reports: mpsc::Sender<Report>,
+    answers: mpsc::Sender<Report>,
+    link: mpsc::Sender<LinkEvent>,
+    orders: mpsc::Receiver<crate::device::Order>,
+    _asks: mpsc::Sender<super::Ask>,
+}
+
+#[tokio::test]
+async fn an_answer_is_heard_while_devices_are_held_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hub, ears, mut hands) = pressed_hub(dir.path());
+    let reading = |point: u32, on: bool| Report::Reading {
+        point: PointId(point),
+        value: Value::Bool(on),
+        quality: Default::default(),
+        taken: Default::default(),
+    };
+    // outputs are heard on the way of the answers
+    hands.answers.send(reading(0, false)).await.unwrap();
+    while hands.reports.try_send(reading(1, true)).is_ok() {}
+    let hub = tokio::spawn(hub.run(ears));
+    for value in ["ON", "OFF"] {
+        let topic = "t/pump/set".to_owned();
+        let message = Incoming { topic, payload: value.into(), ..Incoming::default() };
+        hands.link.send(LinkEvent::Incoming(message)).await.unwrap();
+    }
+    let begun = Instant::now();
+    let first = hands.orders.recv().await.unwrap();
+    hands.answers.send(Report::Acted(first.ticket, Ok(Some(Value::Bool(true))))).await.unwrap();
+    // OFF has waited for ON
+    let second = hands.orders.recv().await.unwrap();
+    assert_eq!(second.action, Action::Set(Value::Bool(false)));
+    assert!(begun.elapsed() < hub::HOLD, "it waited behind the readings: {:?}", begun.elapsed());
+    assert!(hands.reports.capacity() < REPORTS / 2, "the devices were not held back");
+    hub.abort();
 }

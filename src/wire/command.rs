@@ -71,6 +71,19 @@ pub fn parse(message: &Incoming) -> Result<Wish, String> {
     Ok(wish)
 }
 
+/// The sender's id, as far as it can be read: for the refusal of what cannot be understood.
+pub fn id_of(message: &Incoming) -> Option<String> {
+    let user = message.properties.user.iter().find(|(k, _)| k == "id").map(|(_, v)| clip(v));
+    if message.payload.len() > MAX_COMMAND || message.payload.first() != Some(&b'{') {
+        return user;
+    }
+    match serde_json::from_slice::<Json>(&message.payload).unwrap_or_default().get("id") {
+        Some(Json::String(s)) => Some(clip(s)),
+        Some(Json::Number(n)) => Some(n.to_string()),
+        _ => user,
+    }
+}
+
 /// A JSON value as a value; lists, objects and null as their text.
 pub fn from_json(json: &Json) -> Value {
     match json {
@@ -151,6 +164,17 @@ mod tests {
         assert_eq!(wish.time, Some(Wall(1000)));
         assert!(parse(&message(r#"{"value":1,"ttl":5}"#)).unwrap_err().contains("5s"));
         assert!(parse(&message(r#"{"value":1,"time":"now"}"#)).unwrap_err().contains("RFC 3339"));
+    }
+
+    #[test]
+    fn an_id_is_found_in_what_cannot_be_understood() {
+        let by = |payload: &str| id_of(&message(payload));
+        assert_eq!(by(r#"{"value":1,"id":"a","ttl":5}"#).as_deref(), Some("a"));
+        assert_eq!(by(r#"{"vlaue":1,"id":7}"#).as_deref(), Some("7"));
+        assert_eq!((by("ON"), by("{broken"), by(r#"{"id":[1]}"#)), (None, None, None));
+        let mut named = message(r#"{"value":1,"id":[],"ttl":5}"#);
+        named.properties.user.push(("id".into(), "u1".into()));
+        assert_eq!(id_of(&named).as_deref(), Some("u1"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Topics {
 }
 
 /// The verbs of `P/bridge/request/…` that are answered.
-pub const REQUESTS: &[&str] = &["command", "health"];
+pub const REQUESTS: &[&str] = &["command", "health", "log_level", "queue", "rediscover", "reload"];
 
 impl Topics {
     /// Topics below `prefix`, which [`check_topic`] has passed.

@@ -281,8 +281,8 @@ devices:
         let left = on_disk(&self.dir());
         assert!(left.is_empty(), "{} readings are left, such as {:?}", left.len(), left.first());
         let dir = self.dir();
-        self.books.buried(&dir);
-        self.books.audit("at the end", &left, usize::MAX);
+        self.books.audit("at the end", &dir, usize::MAX);
+        self.books.settled();
     }
 
     /// Stops the daemon in order.

@@ -174,6 +174,8 @@ pub struct Books {
     dead: HashSet<u64>,
     /// Accepted and called lost.
     dropped: BTreeSet<u64>,
+    /// Accepted and no longer on disk: a gap must name them in the end. Only where readings may be dropped.
+    unnamed: BTreeMap<u64, String>,
     gaps: HashSet<(u64, u64, String)>,
     /// Whatever a gap names.
     lost: HashSet<u64>,
@@ -184,8 +186,8 @@ pub struct Books {
     /// The greatest number of delivered readings that the disk still held at an audit.
     pub most_doubled: usize,
     doubled: BTreeSet<u64>,
-    /// Gaps are not an answer: there was always room.
-    pub roomy: bool,
+    /// The queue may be too small for what comes, so that gaps are an answer.
+    pub may_drop: bool,
     /// Total of `count` of all gaps.
     pub gap_count: u64,
     /// The daemon's own figures, as its health said last.
@@ -196,6 +198,15 @@ pub struct Books {
 pub fn on_disk(dir: &Path) -> Vec<Kept> {
     let ours = |k: &Kept| k.seq.is_some() && k.source.starts_with("probe");
     Inspector::open(dir).map_or(Vec::new(), |i| i.filter(ours).collect())
+}
+
+/// Reports of loss that wait in a queue's directory.
+fn gaps_on_disk(dir: &Path) -> Vec<Json> {
+    let event = |k: Kept| match Record::decode(&k.body) {
+        Ok(Record::Message(m)) if m.topic == "gw/bridge/event" => serde_json::from_slice(&m.payload).ok(),
+        _ => None,
+    };
+    Inspector::open(dir).map_or(Vec::new(), |i| i.filter_map(event).collect())
 }
 
 /// The number that a payload begins with.
@@ -250,6 +261,7 @@ impl Books {
         self.accepted.insert(seq);
         self.owed.remove(&seq);
         self.dropped.remove(&seq);
+        self.unnamed.remove(&seq);
         if !self.delivered.insert(seq) {
             self.duplicates += 1;
             return;
@@ -264,7 +276,7 @@ impl Books {
         if event["event"] != "gap" {
             return;
         }
-        assert!(!self.roomy, "there was room for everything: {event}");
+        assert!(self.may_drop, "there was room for everything: {event}");
         let figure = |name: &str| event[name].as_u64().unwrap_or_else(|| panic!("{name} of {event}"));
         let (from, to, count) = (figure("from"), figure("to"), figure("count"));
         assert!(from <= to && (1..=to - from + 1).contains(&count), "{event}");
@@ -278,6 +290,11 @@ impl Books {
         let lost: Vec<u64> = self.owed.range(from..=to).copied().collect();
         for seq in lost {
             self.owed.remove(&seq);
+            self.dropped.insert(seq);
+        }
+        let named: Vec<u64> = self.unnamed.range(from..=to).map(|(s, _)| *s).collect();
+        for seq in named {
+            self.unnamed.remove(&seq);
             self.dropped.insert(seq);
         }
     }
@@ -308,6 +325,7 @@ impl Books {
                     assert!(!self.delivered.contains(&seq), "{json} came as well: {self}");
                     self.accepted.insert(seq);
                     self.dropped.remove(&seq);
+                    self.unnamed.remove(&seq);
                     self.owed.remove(&seq);
                     self.dead.insert(seq);
                 }
@@ -315,26 +333,42 @@ impl Books {
         }
     }
 
-    /// The daemon is dead and this is what the disk holds: nothing accepted may be missing. `window`: how many of
+    /// The daemon is dead and this is its directory: nothing accepted may be missing. `window`: how many of
     /// those that were delivered since the last audit may be there as well, and would come again.
-    pub fn audit(&mut self, when: &str, queued: &[Kept], window: usize) {
-        self.accept(queued);
+    pub fn audit(&mut self, when: &str, dir: &Path, window: usize) {
+        self.buried(dir);
+        for gap in gaps_on_disk(dir) {
+            self.event(&gap);
+        }
+        let queued = on_disk(dir);
+        self.accept(&queued);
         let here: BTreeSet<u64> = queued.iter().map(|k| k.seq.unwrap()).collect();
-        let missing: Vec<_> = self.owed.difference(&here).map(|s| (s, &self.names[s])).collect();
+        let missing: Vec<u64> = self.owed.difference(&here).copied().collect();
         assert!(
-            missing.is_empty(),
+            missing.is_empty() || self.may_drop,
             "LOST {when}: {} readings, such as {:?}; {self}",
             missing.len(),
-            missing.iter().take(5).collect::<Vec<_>>()
+            missing.iter().take(5).map(|s| (s, &self.names[s])).collect::<Vec<_>>()
         );
+        for seq in missing {
+            self.owed.remove(&seq);
+            self.unnamed.insert(seq, when.to_owned());
+        }
         let doubled: BTreeSet<u64> = here.iter().filter(|s| self.delivered.contains(s)).copied().collect();
         let fresh = doubled.difference(&self.doubled).count();
         assert!(fresh <= window, "{fresh} readings would come twice, more than the window of {window}; {self}");
         self.most_doubled = self.most_doubled.max(fresh);
         self.doubled = doubled;
         self.recent.clear();
-        let gone = self.delivered.len() + self.dead.len() + self.dropped.len();
+        let gone = self.delivered.len() + self.dead.len() + self.dropped.len() + self.unnamed.len();
         assert_eq!(self.accepted.len(), gone + self.owed.len(), "{when}: {self}");
+    }
+
+    /// Nothing is missing for which no gap has been told.
+    pub fn settled(&self) {
+        let n = self.unnamed.len();
+        assert!(n == 0, "LOST without a word: {n} readings, such as {:?}; {self}", self.unnamed.first_key_value());
+        assert!(self.owed.is_empty(), "{self}");
     }
 
     /// So many came first at or after this moment, and after the last audit.

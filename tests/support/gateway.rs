@@ -348,6 +348,11 @@ impl Pty {
         self.master = None;
     }
 
+    /// The far end, for an instrument that runs by itself.
+    pub fn master(&self) -> fs::File {
+        self.master.as_ref().unwrap().try_clone().unwrap()
+    }
+
     pub fn write(&mut self, bytes: &[u8]) {
         self.master.as_mut().unwrap().write_all(bytes).unwrap();
     }

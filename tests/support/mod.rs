@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod gateway;
+pub mod modbus_unit;
 pub mod mosquitto;
 pub mod program;
 pub mod websocket;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pinpost::link::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -38,6 +38,7 @@ pub enum Act {
 }
 
 type OnPublish = Box<dyn FnMut(usize, &Seen) -> Vec<Act> + Send>;
+type InPlaceOf = Box<dyn FnMut(u8, &[u8]) -> Option<Vec<Act>> + Send>;
 
 /// One connection. The default is a decent broker.
 pub struct Script {
@@ -52,6 +53,11 @@ pub struct Script {
     pub on_publish: OnPublish,
     /// For every filter.
     pub suback: u8,
+    /// In place of the usual answer to a packet that is no PUBLISH: its type (1 is CONNECT) and its body. For CONNECT
+    /// the acts come in place of CONNACK.
+    pub in_place: InPlaceOf,
+    /// Every byte by itself, with this pause behind it.
+    pub drip: Option<Duration>,
 }
 
 impl Default for Script {
@@ -63,6 +69,8 @@ impl Default for Script {
             then: Vec::new(),
             on_publish: Box::new(|_, seen| vec![Act::Ack(seen.id, 0)]),
             suback: 1,
+            in_place: Box::new(|_, _| None),
+            drip: None,
         }
     }
 }
@@ -73,6 +81,14 @@ impl Script {
     }
     pub fn then(then: Vec<Act>) -> Script {
         Script { then, ..Script::default() }
+    }
+    /// These acts in place of the answer to every packet of a type.
+    pub fn in_place_of(packet: u8, acts: impl Fn(&[u8]) -> Vec<Act> + Send + 'static) -> Script {
+        Script { in_place: Box::new(move |p, body| (p == packet).then(|| acts(body))), ..Script::default() }
+    }
+    /// CONNACK with these properties (MQTT 5).
+    pub fn greeting(properties: &[u8]) -> Script {
+        Script { properties: properties.to_vec(), ..Script::default() }
     }
 }
 
@@ -161,9 +177,17 @@ enum Flow {
 
 impl Talk {
     async fn run(self, socket: TcpStream, mut script: Script) {
-        let (mut reader, mut writer) = socket.into_split();
+        let (mut reader, writer) = socket.into_split();
+        let mut writer = Drip { to: writer, pause: script.drip };
         let v5 = self.protocol == Protocol::V5;
-        let Some((0x10, _)) = packet(&mut reader).await else { return };
+        let Some((0x10, connect)) = packet(&mut reader).await else { return };
+        let in_place = (script.in_place)(1, &connect);
+        let greeted = in_place.is_some();
+        if let Flow::End =
+            self.act(&mut writer, &mut HashSet::new(), &mut HashSet::new(), in_place.unwrap_or_default()).await
+        {
+            return;
+        }
         let Some(code) = script.code else {
             while packet(&mut reader).await.is_some() {}
             return;
@@ -173,7 +197,7 @@ impl Talk {
             connack.push(script.properties.len() as u8);
             connack.extend(&script.properties);
         }
-        if writer.write_all(&framed(0x20, &connack)).await.is_err() || code != 0 {
+        if !greeted && (writer.write_all(&framed(0x20, &connack)).await.is_err() || code != 0) {
             return;
         }
         let mut unanswered = HashSet::new();
@@ -184,6 +208,7 @@ impl Talk {
         let mut count = 0;
         while let Some((head, body)) = packet(&mut reader).await {
             let mut acts = Vec::new();
+            let in_place = if head >> 4 == 3 { None } else { (script.in_place)(head >> 4, &body) };
             match head >> 4 {
                 3 => {
                     let seen = self.seen(head, &body);
@@ -221,6 +246,7 @@ impl Talk {
                 _ => return,
             }
             self.changed.send_replace(());
+            let acts = in_place.unwrap_or(acts);
             if let Flow::End = self.act(&mut writer, &mut unanswered, &mut releases, acts).await {
                 return;
             }
@@ -229,7 +255,7 @@ impl Talk {
 
     async fn act(
         &self,
-        writer: &mut (impl AsyncWriteExt + Unpin),
+        writer: &mut Drip,
         unanswered: &mut HashSet<u16>,
         releases: &mut HashSet<u16>,
         acts: Vec<Act>,
@@ -248,7 +274,12 @@ impl Talk {
                     }
                     framed(if qos2 { 0x50 } else { 0x40 }, &answer)
                 }
-                Act::Bytes(bytes) => bytes,
+                Act::Bytes(bytes) => {
+                    if let [0x40, _, high, low, ..] = bytes[..] {
+                        unanswered.remove(&u16::from_be_bytes([high, low]));
+                    }
+                    bytes
+                }
                 Act::Wait(time) => {
                     tokio::time::sleep(time).await;
                     continue;
@@ -307,6 +338,23 @@ impl Talk {
             answer.push(code);
         }
         framed(0x90, &answer)
+    }
+}
+
+/// A writer that may take its time.
+struct Drip {
+    to: OwnedWriteHalf,
+    pause: Option<Duration>,
+}
+
+impl Drip {
+    async fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let Some(pause) = self.pause else { return self.to.write_all(bytes).await };
+        for byte in bytes {
+            self.to.write_all(&[*byte]).await?;
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
     }
 }
 

@@ -152,11 +152,22 @@ pub struct Decoder {
     kind: Box<dyn Kind>,
     gate: Option<Gate>,
     points: Vec<Point>,
+    /// Further gates that a caller asks for by number.
+    further: Vec<Option<Gate>>,
 }
 
 impl Decoder {
     /// A decoder as the keys say; `points` are the names and keys of the device's points. All wrong keys are told.
     pub fn new(keys: &DecodeKeys, points: &[(&str, &FieldKeys)]) -> Result<Decoder, Vec<KeyError>> {
+        Decoder::with_gates(keys, points, &[])
+    }
+
+    /// The same with further `match`es, each with its path; see [`Decoder::passes`].
+    pub fn with_gates(
+        keys: &DecodeKeys,
+        points: &[(&str, &FieldKeys)],
+        gates: &[(String, &MatchKeys)],
+    ) -> Result<Decoder, Vec<KeyError>> {
         let mut errors = Vec::new();
         let mut wants: Vec<Want<'_>> = Vec::new();
         let no_keys = FieldKeys::default();
@@ -193,8 +204,12 @@ impl Decoder {
             });
             ready.push(Point { slot, gate, pattern, kind: field.kind });
         }
+        let further = gates
+            .iter()
+            .map(|(path, only)| self::gate(Some(only), path, *kind, &no_keys, &mut wants, &mut errors))
+            .collect();
         match build(keys, &wants) {
-            Ok(kind) if errors.is_empty() => Ok(Decoder { kind, gate, points: ready }),
+            Ok(kind) if errors.is_empty() => Ok(Decoder { kind, gate, points: ready, further }),
             Ok(_) => Err(errors),
             Err(more) => {
                 errors.extend(more);
@@ -243,6 +258,14 @@ impl Decoder {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the frame that was decoded last passes the further `match` of this number; there is no such number: yes.
+    pub fn passes(&self, gate: usize, frame: &Frame<'_>) -> bool {
+        match self.further.get(gate) {
+            Some(Some(gate)) => passes(gate, self.kind.as_ref(), frame),
+            _ => true,
+        }
     }
 
     /// All fields of the frame that was decoded last, by name, whether a point wants them or not; JSON's nested ones by

@@ -27,6 +27,8 @@ pub use words::{Blink, Wish, read};
 
 /// How long a failed switching-off is left before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// While one daemon hands its outputs over to the next, nobody watches their limits; it takes less than this.
+const CHANGE: Duration = Duration::from_secs(15);
 /// A run that has lasted so long is no part of a restart loop.
 const CALM: Duration = Duration::from_secs(600);
 
@@ -159,15 +161,24 @@ impl Outputs {
         outputs
     }
 
-    /// How a device begins that takes its pin for the first time. Others than outputs begin as written.
-    pub fn begin(&self, device: DeviceId, abnormal: bool) -> Begin {
+    /// How a device begins that takes its pin for the first time; `kept`: it is ours already. Others than outputs begin
+    /// as written.
+    pub fn begin(&mut self, device: DeviceId, abnormal: bool, kept: bool) -> Begin {
         let safe = if abnormal { Begin::Safe } else { Begin::AsWritten };
-        match self.list.get(&device) {
-            Some(output) if output.limits.restore => match &output.past {
-                Some(past) => Begin::At(past.begin),
-                None => Begin::Safe,
-            },
-            _ => safe,
+        let Some(output) = self.list.get_mut(&device) else { return safe };
+        if kept {
+            output.wanted = None;
+            let stood = output.past.as_ref().map(|p| if p.on { p.lasting } else { Setting::Off });
+            return match (output.limits.scale, stood) {
+                (Scale::Switch, _) => Begin::Kept,
+                (_, Some(stood)) => Begin::At(stood),
+                (_, None) => Begin::Safe,
+            };
+        }
+        match &output.past {
+            _ if !output.limits.restore => safe,
+            Some(past) => Begin::At(past.begin),
+            None => Begin::Safe,
         }
     }
 
@@ -523,13 +534,20 @@ impl Outputs {
         None
     }
 
-    /// What the outputs are to be set to at an orderly stop; those that go off come first.
-    pub fn stop(&mut self, now: &Now) -> Vec<Forced> {
+    /// What the outputs are to be set to at an orderly stop; those that go off come first. Those in `keep` stay as they
+    /// are, if nothing was begun with them and their time is not over in a moment.
+    pub fn stop(&mut self, keep: &[DeviceId], now: &Now) -> Vec<Forced> {
         self.stopped = true;
         // nobody will hold an output that stays on to its limit, or go on with what was begun
         let begun = |o: &Output| o.off_at.is_some() || o.pulse.is_some() || o.blink.is_some();
         let state = |o: &Output| o.limits.on_stop.or(begun(o).then_some(Setting::Off));
-        let mut ids: Vec<_> = self.list.iter().filter_map(|(id, o)| Some((*id, state(o)?))).collect();
+        // a limit is found again, a pulse or a fade would never end
+        let limit = |o: &Output| if o.is.is_some_and(Setting::is_on) { o.limit() } else { None };
+        let soon = |o: &Output| o.off_at.as_ref().is_some_and(|off| off.at <= now.mono.after(CHANGE));
+        let free = |o: &Output| o.pulse.is_none() && o.blink.is_none() && o.fading.is_none();
+        let goes_on = |o: &Output| free(o) && o.off_at == limit(o) && !soon(o);
+        let stops = self.list.iter().filter(|(id, o)| !keep.contains(id) || !goes_on(o));
+        let mut ids: Vec<_> = stops.filter_map(|(id, o)| Some((*id, state(o)?))).collect();
         ids.sort_by_key(|(id, to)| (to.is_on(), *id));
         let mut forced = Vec::new();
         for (id, to) in ids {

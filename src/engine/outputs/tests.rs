@@ -96,7 +96,7 @@ fn min_off_counts_from_the_start_and_safety_beats_min_on() {
     o.wish(id, Wish::On, &at(150));
     o.settled(id, Some(ON), &at(150));
     assert_eq!(kind(o.wish(id, Wish::Toggle, &at(300))), OutcomeKind::Rejected);
-    assert_eq!(o.stop(&at(301)).len(), 1);
+    assert_eq!(o.stop(&[], &at(301)).len(), 1);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn next_run(
         }
     }
     *o = Outputs::new(list, memory, boot.clone(), abnormal, now);
-    o.begin(DeviceId(0), abnormal)
+    o.begin(DeviceId(0), abnormal, false)
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn the_time_off_is_remembered_after_a_stop_in_order_only() {
         let mut memory = BTreeMap::new();
         next_run(&mut o, &mut memory, &list, &boot, false, &at(0));
         o.seen(id, OFF, &at(0));
-        o.stop(&at(600));
+        o.stop(&[], &at(600));
         // the same boot, 400 ms later; the daemon's own clock begins anew
         let later = Boot { offset: ms(11_000), ..boot.clone() };
         next_run(&mut o, &mut memory, &list, &later, abnormal, &at(0));
@@ -240,7 +240,7 @@ fn restore_brings_back_what_was_wished_once_and_for_what_is_left_of_its_time() {
     o.seen(id, OFF, &at(2500));
     o.wish(id, Wish::On, &at(3000));
     o.settled(id, Some(ON), &at(3000));
-    for forced in o.stop(&at(4000)) {
+    for forced in o.stop(&[], &at(4000)) {
         o.settled(id, Some(forced.to), &at(4000));
     }
     assert_eq!(next_run(&mut o, &mut memory, &list, &boot, false, &at(5000)), Begin::At(ON), "not what the stop did");
@@ -262,6 +262,6 @@ proptest::proptest! {
         let boot = Boot { id: "b".into(), offset: ms(1) };
         let mut o = Outputs::new(&list, &[("output/d0".to_owned(), json)].into(), boot, true, &at(0));
         o.seen(DeviceId(0), ON, &at(1));
-        o.stop(&at(2));
+        o.stop(&[], &at(2));
     }
 }

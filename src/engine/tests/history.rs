@@ -96,7 +96,10 @@ impl House {
             }
             "up" => Event::LinkUp,
             "down" => Event::LinkDown,
-            "stop" => Event::Stop,
+            "stop" => {
+                let keep = rest.strip_prefix("but ").map(|names| names.split(' ').map(|n| self.device(n)).collect());
+                Event::Stop(keep.unwrap_or_default())
+            }
             "online" => Event::Device(self.device(rest), DeviceStatus::Online),
             "offline" => {
                 let (name, why) = rest.split_once(' ').unwrap();
@@ -218,6 +221,11 @@ impl House {
             Effect::Remember { key, value, urgent } => {
                 let value = value.as_ref().map_or("-".to_owned(), Json::to_string);
                 format!("remember {key} {value}{}", if *urgent { " urgent" } else { "" })
+            }
+            Effect::Log(text) => format!("log {text}"),
+            Effect::Daemon(request, reply) => {
+                let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
+                format!("daemon {request:?} to {}{transaction}", reply.topic.as_deref().unwrap_or("nobody"))
             }
             Effect::Health(None) => "health".into(),
             Effect::Health(Some(reply)) => {

@@ -62,7 +62,7 @@ async fn all_hear_all_and_who_asks_knows_where_its_answer_begins() {
     assert_eq!(line(&mut pty, 4).await, b"READ");
     pty.write_all(b"answer").await.unwrap();
     assert_eq!(bytes(&mut a, 6).await.0, b"before");
-    assert!(matches!(soon(a.next()).await, Heard::Begun));
+    assert!(matches!(soon(a.next()).await, Heard::Begun { .. }));
     assert!(matches!(soon(a.next()).await, Heard::Written(Ok(_))));
     assert_eq!(bytes(&mut a, 6).await, (b"answer".to_vec(), false));
     assert_eq!(bytes(&mut b, 6).await, (b"answer".to_vec(), true));
@@ -85,7 +85,7 @@ async fn nobody_is_interrupted_but_a_line_that_is_never_quiet_is_spoken_on_all_t
     let begun = loop {
         tokio::select! {
             _ = talking.tick() => pty.write_all(b"x").await.unwrap(),
-            heard = a.next() => if matches!(heard, Heard::Begun) { break asked.elapsed() },
+            heard = a.next() => if matches!(heard, Heard::Begun { quiet: false }) { break asked.elapsed() },
         }
     };
     assert!(begun >= NEVER_QUIET && begun < LONG / 2, "{begun:?}");
@@ -99,7 +99,7 @@ async fn a_write_that_is_stuck_does_not_stop_the_reading_and_is_given_up() {
     let turn = soon(a.turn(Urgency::Command)).await;
     // nobody takes it: a pseudo terminal keeps a few thousand bytes
     a.write(&turn, vec![b'x'; 1 << 20], QUIET).await;
-    assert!(matches!(soon(a.next()).await, Heard::Begun));
+    assert!(matches!(soon(a.next()).await, Heard::Begun { .. }));
     let begun = Instant::now();
     for _ in 0..10 {
         pty.write_all(b"T=1\n").await.unwrap();

@@ -173,9 +173,9 @@ impl World {
         self.o.broker(true, self.now().mono);
         self.forced(vec![]);
         for pin in 0..self.list.len() {
-            let to = match self.o.begin(DeviceId(pin as u32), abnormal) {
+            let to = match self.o.begin(DeviceId(pin as u32), abnormal, false) {
                 Begin::At(to) => to,
-                Begin::Safe | Begin::AsWritten => OFF,
+                _ => OFF,
             };
             self.moves(pin, to, false);
             let way = self.way();
@@ -295,7 +295,7 @@ impl World {
                 self.start(true);
             }
             Step::Restart(reboot) => {
-                let forced = self.o.stop(&self.now());
+                let forced = self.o.stop(&[], &self.now());
                 self.forced(forced);
                 // the daemon waits for the answers
                 self.run(self.t + 3 * WAY);
