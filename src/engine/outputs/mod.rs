@@ -334,10 +334,12 @@ impl Outputs {
             if switches_off {
                 output.off_at = Some(retry("switching off failed; trying again"));
             }
+            self.note(device, now);
             return Vec::new();
         };
         output.now_is(read, flight.map_or(now.mono, |f| f.ordered), now.mono);
         if output.flights > 0 {
+            self.note(device, now);
             return Vec::new();
         }
         output.lasting = match wished {
