@@ -1,9 +1,13 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "daemon/counters.rs"]
+mod counters;
 #[path = "support/fronts.rs"]
 mod fronts;
 #[path = "daemon/inputs.rs"]
 mod inputs;
+#[path = "daemon/kills.rs"]
+mod kills;
 #[path = "daemon/link.rs"]
 mod link;
 #[path = "daemon/modbus.rs"]

@@ -157,6 +157,16 @@ impl House {
     }
 }
 
+/// Simulated pins, with the trace that `PINPOST_SIM_TRACE` asks for.
+fn simulated() -> Result<Pins, Failure> {
+    let pins = Pins::simulated();
+    if let (Some(path), Some(sim)) = (std::env::var_os("PINPOST_SIM_TRACE"), &pins.sim) {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        sim.trace(file.map_err(|e| Failure::failed(format!("PINPOST_SIM_TRACE: {}: {e}", path.display())))?);
+    }
+    Ok(pins)
+}
+
 /// The pins of this Pi. Where there are none, devices on pins are offline and say why, and the rest runs.
 fn raspberry_pi() -> Pins {
     match RaspberryPi::open() {

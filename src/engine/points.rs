@@ -3,6 +3,7 @@
 use crate::model::{Deliver, Mono, Now, PointId, PointSpec, Quality, Stamp, Value};
 use crate::wire::{ReadingRecord, Record};
 
+use super::bridge::lane;
 use super::filters::Chain;
 use super::{Effect, Outgoing};
 
@@ -157,7 +158,7 @@ impl Point {
         fx.push(Effect::Send(Outgoing {
             reading: true,
             priority: spec.priority,
-            lane: u64::from(spec.id.0),
+            lane: lane(&spec.topic),
             deliver: spec.deliver,
             expires: spec.expiry.map(|e| counts_from.after(e)),
             retain: spec.retain,
