@@ -52,7 +52,7 @@ async fn serve(mut house: House, plan: Plan) -> Outcome {
     let mut terminate = watch(SignalKind::terminate())?;
     let mut interrupt = watch(SignalKind::interrupt())?;
     let mut hangup = watch(SignalKind::hangup())?;
-    let pins = if house.simulate { Pins::simulated() } else { raspberry_pi() };
+    let pins = if house.simulate { simulated()? } else { raspberry_pi() };
     let (id, devices) = (plan.id.clone(), plan.devices.len());
     log::info!(gateway = id.as_str(), devices, board = pins.board.describe().as_str(); "pinpost {} runs", env!("CARGO_PKG_VERSION"));
     let mut daemon = Daemon::start(plan, pins).map_err(|e| Failure::failed(e.to_string()))?;
