@@ -8,6 +8,8 @@ mod fronts;
 mod asking;
 #[path = "daemon/inputs.rs"]
 mod inputs;
+#[path = "daemon/kills.rs"]
+mod kills;
 #[path = "daemon/link.rs"]
 mod link;
 #[path = "daemon/modbus.rs"]

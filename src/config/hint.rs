@@ -29,12 +29,11 @@ const LATER: &[(Level, &[&str])] = &[
         &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["pwm", "servo"]),
     (Level::Device, &["requires"]),
 ];
 
 /// The same for words of a list of words, by key.
-const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"]), ("initial", &["restore"])];
+const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"])];
 
 /// Whether a later version knows `word` as a value of `key`.
 pub fn later_word(key: &str, word: &str) -> bool {
