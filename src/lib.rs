@@ -75,6 +75,8 @@
 //!   link it speaks through the queue, to the disk through the queue's thread). So no ring can close.
 //! - Stopping is an order with deadlines: outputs take `on_stop` and nothing is begun any more; the link says `offline`
 //!   and ends; devices end and what they still had to say is queued; the queue is written.
+//! - A reload is such a stop and a start in one process: the pins, the clock and the mark of a running daemon stay, and
+//!   outputs that both plans have are left as they are.
 //! - READY means that the plan runs, not that a broker answered. The watchdog is fed only when the hub has answered.
 //! - Errors: `Problem` for people who write YAML, all at once; small enums elsewhere, by what happens next.
 //! - Comments say why. Test names are sentences; histories of the engine are texts in `tests/engine/`. No test sleeps.

@@ -5,8 +5,10 @@
 //! error when its hardware fails; the supervisor says `offline`, waits and runs it again.
 
 mod computed;
+mod counter;
 mod digital_in;
 mod digital_out;
+mod encoder;
 mod input;
 mod modbus;
 mod serial;
@@ -41,7 +43,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, modbus::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
 
 /// The task of a device that is computed by the engine.
 pub fn computed() -> Box<dyn Driver> {

@@ -67,12 +67,19 @@ pub struct Bridge {
     up: bool,
 }
 
-/// Lanes of the bridge's own messages lie above those of points.
+/// Lanes of the bridge's own messages have this bit; those of points do not.
 const LANE: u64 = 1 << 32;
+
+/// The lane of a topic: the same in every run, whatever else the file says, since what waits in the queue may have been
+/// put there before the file was changed.
+pub(super) fn lane(topic: &str) -> u64 {
+    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    hash & !LANE
+}
 
 /// A message of the bridge's own, for the queue.
 pub(super) fn own(topic: String, payload: Vec<u8>, retain: bool, deliver: Deliver, content_type: &str) -> Effect {
-    let lane = topic.bytes().fold(LANE, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3) | LANE);
+    let lane = lane(&topic) | LANE;
     let properties = Properties { content_type: Some(content_type.into()), ..Properties::default() };
     let record = Record::Message(Box::new(Message { topic, payload, qos: Qos::AtLeastOnce, retain, properties }));
     Effect::Send(Outgoing {

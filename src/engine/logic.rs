@@ -15,6 +15,7 @@ use crate::model::{
 use crate::wire::topics::check_topic;
 use crate::wire::{Record, payload};
 
+use super::bridge::lane;
 use super::commands::{By, Reply};
 use super::points::Alarm;
 use super::rules::{Branch, Rule, Step, Verdict, Watch, Worth};
@@ -381,11 +382,8 @@ fn ordinary(fx: &mut [Effect]) {
     }
 }
 
-/// Lanes of rules' messages lie above those of points and of the bridge.
-const LANE: u64 = 1 << 33;
-
 fn message(topic: String, payload: String, qos: Qos, retain: bool) -> Effect {
-    let lane = topic.bytes().fold(LANE, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3) | LANE);
+    let lane = lane(&topic);
     let properties = Properties::default();
     let message = Message { topic, payload: payload.into_bytes(), qos, retain, properties };
     Effect::Send(Outgoing {

@@ -7,6 +7,7 @@ use crate::model::{
 };
 use crate::wire::{ReadingRecord, Record};
 
+use super::bridge::lane;
 use super::filters::{At, Chain};
 use super::{Effect, Outgoing};
 
@@ -352,7 +353,7 @@ impl Points {
         fx.push(Effect::Send(Outgoing {
             reading: true,
             priority,
-            lane: u64::from(spec.id.0),
+            lane: lane(&spec.topic),
             deliver: spec.deliver,
             expires: spec.expiry.map(|e| counts_from.after(e)),
             retain,

@@ -72,7 +72,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         queue.lock().append(crate::queue::Entry { body: vec![0; 100], ..Default::default() }, Duration::ZERO);
     }
     let wake = Arc::new(Notify::new());
-    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), 1, wake.clone());
+    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), wake.clone());
     let (link_tx, link) = mpsc::channel(LINK_EVENTS);
     let (_, handle) = Link::new(plan.link, outbox.clone(), link_tx.clone());
     let devices: Vec<_> = plan.devices.iter().map(|d| d.spec.clone()).collect();
@@ -97,7 +97,6 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
     let hub = Hub {
         engine: Engine::new(setup, &clock.now()),
         clock,
-        run: 1,
         queue,
         outbox,
         link: handle,
@@ -154,4 +153,24 @@ async fn an_answer_is_heard_while_devices_are_held_back() {
     assert!(begun.elapsed() < hub::HOLD, "it waited behind the readings: {:?}", begun.elapsed());
     assert!(hands.reports.capacity() < REPORTS / 2, "the devices were not held back");
     hub.abort();
+}
+
+#[tokio::test]
+async fn what_waits_of_a_point_is_not_replaced_by_another_one_of_the_next_file() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, waits) in [("old", 1), ("new", 2)] {
+        let devices = format!(
+            "ports: {{ p: {{ command: [sh, -c, 'echo {name}; exec sleep 100'] }} }}\n\
+             devices: {{ {name}: {{ kind: serial, port: p, points: {{ text: {{ deliver: latest }} }} }} }}"
+        );
+        let plan = plan(dir.path(), &devices);
+        let options = plan.queue.clone();
+        let daemon = Daemon::start(plan, pins().0).unwrap();
+        while daemon.counters[0].read().readings == 0 {
+            tokio::task::yield_now().await;
+        }
+        daemon.stop().await;
+        let (queue, _log) = Queue::open(options, Duration::ZERO).unwrap();
+        assert_eq!(queue.stats().waiting, waits, "after {name}");
+    }
 }
