@@ -18,6 +18,8 @@ mod queue;
 mod reload;
 #[path = "daemon/requests.rs"]
 mod requests;
+#[path = "daemon/rules.rs"]
+mod rules;
 #[path = "daemon/serial.rs"]
 mod serial;
 #[path = "daemon/storm.rs"]

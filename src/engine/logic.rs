@@ -10,7 +10,8 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::expr::{Expression, Zone};
 use crate::model::{
-    Deliver, DeviceId, DeviceStatus, Frame, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority, Properties, Qos, Quality, Value,
+    Deliver, DeviceId, DeviceStatus, Frame, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority, Properties,
+    Qos, Quality, Value,
 };
 use crate::wire::topics::check_topic;
 use crate::wire::{Record, payload};
@@ -127,7 +128,13 @@ impl Reactions {
             computed.into_iter().map(|computed| ComputedWatch { computed, wake: None, dirty: true }).collect();
         let rules = rules
             .into_iter()
-            .map(|rule| RuleWatch { watch: Watch::new(rule, now), branch: None, run: None, again: Again::default(), dirty: false })
+            .map(|rule| RuleWatch {
+                watch: Watch::new(rule, now),
+                branch: None,
+                run: None,
+                again: Again::default(),
+                dirty: false,
+            })
             .collect();
         Reactions { computed, rules, by_point, changed: Vec::new() }
     }
@@ -217,7 +224,8 @@ impl Engine {
                 Verdict::Quiet => {}
                 Verdict::Fire(branch, because) => return self.fire(i, branch, &because, now, fx),
                 Verdict::Undecided(why) => {
-                    let about = json!({ "event": "rule", "rule": rule.watch.rule.name, "did": "nothing", "because": why });
+                    let about =
+                        json!({ "event": "rule", "rule": rule.watch.rule.name, "did": "nothing", "because": why });
                     self.bridge.event(&self.topics, about, now, fx);
                     ordinary(fx);
                 }
@@ -317,13 +325,7 @@ impl Engine {
         }
     }
 
-    fn take_step(
-        &mut self,
-        (rule, branch, at): (usize, Branch, usize),
-        step: &Step,
-        now: &Now,
-        fx: &mut Vec<Effect>,
-    ) {
+    fn take_step(&mut self, (rule, branch, at): (usize, Branch, usize), step: &Step, now: &Now, fx: &mut Vec<Effect>) {
         let Some(name) = self.reactions.rules.get(rule).map(|r| r.watch.rule.name.clone()) else { return };
         let name = name.as_str();
         match step {
