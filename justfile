@@ -44,6 +44,10 @@ bench:
 bench-daemon:
     cargo bench --bench daemon
 
+# Simulated power cuts of the queue, optimised; a million takes minutes: just crash-states 100000000.
+crash-states n="1000000":
+    QUEUE_CRASH_STATES={{n}} .ci/crash-states.sh
+
 # The broker's misbehaviour: every row of the table, cuts at every byte, a storm of reconnects. Needs mosquitto.
 broker-faults:
     cargo test --test link --test storm

@@ -4,6 +4,8 @@
 mod counters;
 #[path = "support/fronts.rs"]
 mod fronts;
+#[path = "daemon/asking.rs"]
+mod asking;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/link.rs"]

@@ -107,22 +107,10 @@ pub struct Desk<'a> {
     pub ports: &'a dyn Fn(&str) -> Option<Option<PortSpec>>,
     /// Names of all ports.
     pub port_names: &'a [String],
-    /// Ports taken so far.
-    pub ports_taken: &'a mut Vec<PortTaken>,
+    /// Ports that devices have joined so far.
+    pub buses: &'a mut Vec<Bus>,
     /// The tasks of the ports that devices share.
     pub port_tasks: &'a mut Vec<bus::Task>,
-}
-
-/// A port that a device has taken.
-pub struct PortTaken {
-    /// Its name.
-    pub port: String,
-    /// The device that took it first.
-    pub device: String,
-    /// Where it says so.
-    pub place: Option<Place>,
-    /// Further devices may share it; `None`: it is for this device alone.
-    pub bus: Option<Bus>,
 }
 
 impl Desk<'_> {
@@ -167,45 +155,17 @@ impl Desk<'_> {
             None => self.pins.push((pin, self.name.to_owned(), place)),
         }
     }
-    /// Takes a port for this device alone.
-    pub fn claim_port(&mut self, port: &str, path: &[&str]) -> Option<PortSpec> {
-        let place = self.place(path);
-        let spec = self.find_port(port, place)?;
-        if let Some(taken) = self.ports_taken.iter().find(|t| t.port == port) {
-            let (owner, first) = (taken.device.clone(), taken.place);
-            self.port_is_taken(port, &owner, place, first);
-            return None;
-        }
-        self.take_port(port, place, None);
-        spec
-    }
-    /// Joins a port that other devices may share, of this kind or of others that do.
+    /// Joins a port, which further devices may join too: they take turns.
     pub fn share_port(&mut self, port: &str, path: &[&str]) -> Option<Bus> {
         let place = self.place(path);
         let spec = self.find_port(port, place)?;
-        match self.ports_taken.iter().find(|t| t.port == port) {
-            Some(PortTaken { bus: Some(bus), .. }) => return Some(bus.clone()),
-            Some(PortTaken { bus: None, device, place: first, .. }) => {
-                let (owner, first) = (device.clone(), *first);
-                self.port_is_taken(port, &owner, place, first);
-                return None;
-            }
-            None => {}
+        if let Some(bus) = self.buses.iter().find(|b| b.spec().name == port) {
+            return Some(bus.clone());
         }
         let (bus, task) = bus::bus(spec?);
         self.port_tasks.push(task);
-        self.take_port(port, place, Some(bus.clone()));
+        self.buses.push(bus.clone());
         Some(bus)
-    }
-    fn take_port(&mut self, port: &str, place: Option<Place>, bus: Option<Bus>) {
-        self.ports_taken.push(PortTaken { port: port.to_owned(), device: self.name.to_owned(), place, bus });
-    }
-    fn port_is_taken(&mut self, port: &str, owner: &str, place: Option<Place>, first: Option<Place>) {
-        self.problems.push(
-            Problem::error(place, format!("port `{port}` is already used by device `{owner}`"))
-                .related(first, format!("`{owner}` uses it here"))
-                .help("one of the two kinds does not share a port; give it a port of its own"),
-        );
     }
     /// `Some(None)`: it is there, and wrong itself.
     fn find_port(&mut self, port: &str, place: Option<Place>) -> Option<Option<PortSpec>> {

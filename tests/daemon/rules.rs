@@ -9,7 +9,7 @@ use crate::support::program::run;
 #[test]
 fn rules_move_outputs_with_the_broker_stopped_from_the_start() {
     let mut broker = Mosquitto::start();
-    broker.stop();
+    broker.kill();
     let home = Home::simple(
         &broker,
         "devices:
