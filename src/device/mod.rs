@@ -15,9 +15,12 @@ mod iio;
 mod input;
 mod modbus;
 mod onewire;
+mod output;
+mod pwm;
 mod registers;
 mod sensor;
 mod serial;
+mod servo;
 mod spi;
 mod system;
 
@@ -39,7 +42,8 @@ use crate::hal::machine::Machine;
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem,
+    Quality,
     Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
@@ -62,7 +66,9 @@ pub const KINDS: &[Kind] = &[
     iio::KIND,
     modbus::KIND,
     onewire::KIND,
+    pwm::KIND,
     serial::KIND,
+    servo::KIND,
     spi::KIND,
     system::KIND,
 ];
@@ -360,12 +366,10 @@ pub struct Context {
     pub answers: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
-    /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
-    pub start_safe: bool,
+    /// How an output begins; after that it is the safe state: whoever takes a pin again does no harm with it.
+    pub begin: Begin,
     /// Whether anybody reads other fields of its frames than the points themselves.
     pub wants_fields: bool,
-    /// The output was ours a moment ago, before a reload: it begins as it is.
-    pub start_kept: bool,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -469,9 +473,8 @@ pub(crate) mod testing {
                 answers: up.clone(),
                 up,
                 orders: from_hub,
-                start_safe: false,
+                begin: Begin::AsWritten,
                 wants_fields: false,
-                start_kept: false,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }
