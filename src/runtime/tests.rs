@@ -78,11 +78,11 @@ fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
         value: crate::model::Value::Number(1.0),
         quality: crate::model::Quality::Good,
     };
-    let mono = clock.boot().start.saturating_sub(5000);
+    let mono = clock.epoch().start.saturating_sub(5000);
     shared.lock().append(
         queue::Entry {
             reading: true,
-            stamp: queue::Stamp { wall: 7_000, mono, boot: boot(clock.boot().id), synced: false },
+            stamp: queue::Stamp { wall: 7_000, mono, boot: boot(clock.epoch().id), synced: false },
             body: crate::wire::Record::Reading(Box::new(record)).encode(),
             ..Default::default()
         },
