@@ -44,6 +44,10 @@ bench:
 bench-daemon:
     cargo bench --bench daemon
 
+# Simulated power cuts of the queue, optimised; a million takes minutes: just crash-states 100000000.
+crash-states n="1000000":
+    QUEUE_CRASH_STATES={{n}} .ci/crash-states.sh
+
 # The broker's misbehaviour: every row of the table, cuts at every byte, a storm of reconnects. Needs mosquitto.
 broker-faults:
     cargo test --test link --test storm
@@ -52,10 +56,6 @@ broker-faults:
 week readings="6048000":
     cargo build --release
     OUTAGE_READINGS={{readings}} OUTAGE_PROGRAM=target/release/pinpost cargo test --test outage -- --nocapture
-
-# Simulated power cuts of the queue, optimised; a million takes minutes: just crash-states 100000000.
-crash-states n="1000000":
-    QUEUE_CRASH_STATES={{n}} .ci/crash-states.sh
 
 # All proofs on the real thing: power cuts, kills, faults in every call, sick disks. As root, where mounts are possible.
 proofs:
@@ -80,3 +80,7 @@ deny:
 lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
+
+# Kills the daemon a thousand times while random commands move its outputs; the simulated pins are the judge (minutes).
+kill-outputs kills="1000":
+    PINPOST_KILLS={{kills}} cargo test --test daemon no_kill_breaks -- --nocapture

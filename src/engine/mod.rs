@@ -2,27 +2,34 @@
 //! [`Engine::handle`] takes an [`Event`] and the present moment and gives [`Effect`]s.
 //!
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
-//! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself).
+//! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
+//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]).
 
 pub mod bridge;
 pub mod commands;
 pub mod filters;
+pub mod logic;
 pub mod outputs;
 pub mod points;
+mod seen;
 pub mod requests;
+pub mod rules;
+pub mod schedule;
 mod verbs;
 
 use std::collections::BTreeMap;
 
+use crate::expr::Zone;
 use crate::model::{
-    Action, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority,
-    Quality, Refusal, Stamp, Ticket, Value,
+    Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
+    Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
-use crate::wire::{Record, Topics};
+use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
 use commands::Commands;
 use filters::Chain;
+use logic::{Logic, Reactions};
 use outputs::{Forced, Outputs};
 use points::Points;
 
@@ -39,6 +46,8 @@ pub enum Event {
         quality: Quality,
         /// When.
         taken: Stamp,
+        /// What came with it.
+        frame: Frame,
     },
     /// A device works, or no longer.
     Device(DeviceId, DeviceStatus),
@@ -50,8 +59,8 @@ pub enum Event {
     LinkUp,
     /// The broker is gone.
     LinkDown,
-    /// The level of a simulated output.
-    SimLevel(u8, bool),
+    /// The level of a simulated output: 1, 0, or the share of pulses.
+    SimLevel(u8, f64),
     /// Readings that were lost, as [`bridge`] reports them.
     Gap(bridge::GapReport),
     /// Something a person should know and mend.
@@ -125,6 +134,8 @@ pub struct Setup {
     pub points: Vec<PointSpec>,
     /// Filters, in the order of the points.
     pub chains: Vec<Chain>,
+    /// What it does by itself.
+    pub logic: Logic,
     /// What `bridge/info` says.
     pub info: bridge::Info,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
@@ -144,34 +155,68 @@ pub struct Engine {
     outputs: Outputs,
     commands: Commands,
     bridge: Bridge,
+    reactions: Reactions,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
     stopping: bool,
+    /// Whether the run before ended without order.
+    abnormal: bool,
 }
 
 impl Engine {
     /// An engine for a plan.
     pub fn new(setup: Setup, now: &Now) -> Engine {
-        let sources = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
+        let sources: Vec<String> = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
+        let Logic { zone, alarms, payloads, computed, rules } = setup.logic;
+        let reactions = Reactions::new(computed, rules, sources.len(), now.mono);
+        let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
+        alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
+        payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));
         Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
-            outputs: Outputs::new(&setup.devices, now.mono),
+            outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
             bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
-            points: Points::new(setup.points, sources, setup.chains),
-            commands: Commands::default(),
+            points,
+            reactions,
+            commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
             up: false,
             lost: now.mono,
             stopping: false,
+            abnormal: setup.abnormal,
         }
+    }
+
+    /// How a device begins that takes its pin for the first time; `kept`: it is ours already, from before a reload.
+    pub fn begin(&mut self, device: DeviceId, kept: bool) -> Begin {
+        self.outputs.begin(device, self.abnormal, kept)
+    }
+
+    /// What is to be remembered before anything happens.
+    pub fn prepare(&mut self, fx: &mut Vec<Effect>) {
+        let notes = self.outputs.take_notes().into_iter();
+        fx.extend(notes.map(|(key, value)| Effect::Remember { key, value, urgent: true }));
     }
 
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        self.decide_on(event, now, fx);
+        for (device, text) in self.outputs.take_told() {
+            let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
+            self.bridge.event(&self.topics, about, now, fx);
+        }
+        self.prepare(fx);
+    }
+
+    fn decide_on(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        // halves of a frame are nothing to react to
+        let whole = !matches!(&event, Event::Reading { frame, .. } if frame.more);
         match event {
-            Event::Reading { point, value, quality, taken } => self.reading(point, value, quality, taken, now, fx),
+            Event::Reading { point, value, quality, taken, frame } => {
+                self.reading(point, value, quality, taken, &frame, now, fx);
+            }
             Event::Device(device, status) => self.status(device, status, now, fx),
             Event::Acted(ticket, result) => self.acted(ticket, result, now, fx),
             Event::Incoming(message) => self.incoming(message, now, fx),
@@ -196,16 +241,25 @@ impl Engine {
             Event::Wake => self.wake(now, fx),
             Event::Stop(keep) => {
                 self.stopping = true;
-                let writes = self.outputs.stop(&keep, now.mono);
+                let writes = self.outputs.stop(&keep, now);
                 self.force(writes, false, now, fx);
             }
+        }
+        if whole {
+            self.react(now, fx);
         }
     }
 
     /// When to send [`Event::Wake`].
     pub fn next_wake(&self) -> Option<Mono> {
         let bridge = self.up.then(|| self.bridge.next_wake());
-        [self.points.next_wake(), self.outputs.next_wake(), self.commands.next_wake(), bridge]
+        [
+            self.points.next_wake(),
+            self.outputs.next_wake(),
+            self.commands.next_wake(),
+            self.reactions.next_wake(),
+            bridge,
+        ]
             .into_iter()
             .flatten()
             .min()
@@ -218,7 +272,7 @@ impl Engine {
 
     fn wake(&mut self, now: &Now, fx: &mut Vec<Effect>) {
         self.points.due(now, fx);
-        let forced = self.outputs.due(now.mono);
+        let forced = self.outputs.due(now);
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
         if self.up {
@@ -226,29 +280,38 @@ impl Engine {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a reading has so many parts")]
     fn reading(
         &mut self,
         point: PointId,
         value: Value,
         quality: Quality,
         taken: Stamp,
+        frame: &Frame,
         now: &Now,
         fx: &mut Vec<Effect>,
     ) {
         let device = self.points.spec(point).map(|p| p.device);
-        if let (Some(device), Value::Bool(on)) = (device, &value)
-            && self.outputs.has(device)
+        if let Some(device) = device
+            && let Some(read) = self.outputs.scale(device).and_then(|scale| scale.setting(&value))
         {
-            let forced = self.outputs.settled(device, Some(*on), now.mono);
+            let forced = self.outputs.seen(device, read, now);
             self.force(forced, true, now, fx);
+            if self.outputs.scale(device).is_some_and(|scale| scale.reading(read).is_none()) {
+                return;
+            }
         }
-        self.points.reading(point, value, quality, taken, now, fx);
+        self.points.reading(point, value, quality, taken, frame, now, fx);
     }
 
     fn status(&mut self, device: DeviceId, status: DeviceStatus, now: &Now, fx: &mut Vec<Effect>) {
         if status != DeviceStatus::Online {
             for point in self.devices.get(device.0 as usize).into_iter().flat_map(|d| &d.points) {
                 self.points.hush(*point);
+            }
+        } else {
+            for point in self.devices.get(device.0 as usize).into_iter().flat_map(|d| &d.points) {
+                self.points.back(*point);
             }
         }
         if let DeviceStatus::Offline(_) = status {
@@ -264,13 +327,20 @@ impl Engine {
     /// Carries out writes that nobody wished, and says so.
     fn force(&mut self, writes: impl IntoIterator<Item = Forced>, tell: bool, now: &Now, fx: &mut Vec<Effect>) {
         for write in writes {
-            if tell {
-                self.bridge.limit(&self.topics, self.device_name(write.device), write.on, &write.reason, now, fx);
+            let value = self.outputs.scale(write.device).unwrap_or_default().value(write.to);
+            if tell && !write.quiet {
+                let to = payload::to_json(&value, "ON", "OFF");
+                self.bridge.limit(&self.topics, self.device_name(write.device), to, &write.reason, now, fx);
             }
-            let to = if write.on { "on" } else { "off" };
-            fx.push(Effect::Log(format!("{} goes {to}: {}", self.device_name(write.device), write.reason)));
+            let to = match write.to {
+                Setting::On(n) if value != Value::Bool(true) => format!("to {n}"),
+                to => if to.is_on() { "on" } else { "off" }.to_owned(),
+            };
+            if !write.quiet {
+                fx.push(Effect::Log(format!("{} goes {to}: {}", self.device_name(write.device), write.reason)));
+            }
             let ticket = self.commands.forced(write.device, now.mono);
-            fx.push(Effect::Act(write.device, ticket, Action::Set(Value::Bool(write.on))));
+            fx.push(Effect::Act(write.device, ticket, Action::Set(value)));
         }
     }
 
