@@ -26,13 +26,10 @@ pub enum Level {
 const LATER: &[(Level, &[&str])] = &[
     (
         Level::File,
-        &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
+        &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["system"]),
-    (Level::Device, &["requires", "alarm"]),
-    (Level::Point, &["alarm"]),
-    (Level::Filter, &["calibrate", "timeout", "expression"]),
+    (Level::Device, &["requires"]),
 ];
 
 /// The same for words of a list of words, by key.

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_place_inside_a_text_is_told_where_it_stands_as_it_is() {
-        let root = tree::parse("a: door and dör or x\nb: \"dör and x\"\nc: \"a\\tb\"\nd: |\n  x y\n").root.unwrap();
+        let root = tree::parse("a: door and dör or x\nb: \"dör and x\"\nc: \"a\\tb\"\nd: |\n  x y\ne: { f: \"x y\" }\n").root.unwrap();
         let places = Places::new(root, Vec::new());
         let at = |line, col, len| Some(Place { line, col, len });
         assert_eq!(places.inside(&["a"], 5), at(1, 9, 3));
@@ -141,6 +141,7 @@ mod tests {
         assert_eq!(places.inside(&["b"], 99), places.value(&["b"]));
         assert_eq!(places.inside(&["c"], 2), places.value(&["c"]));
         assert_eq!(places.inside(&["d"], 2), places.value(&["d"]));
+        assert_eq!(places.inside(&["e", "f"], 2), at(6, 12, 1));
     }
 
     #[test]
