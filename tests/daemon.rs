@@ -22,6 +22,8 @@ mod queue;
 mod reload;
 #[path = "daemon/requests.rs"]
 mod requests;
+#[path = "daemon/rules.rs"]
+mod rules;
 #[path = "daemon/sensors.rs"]
 mod sensors;
 #[path = "daemon/serial.rs"]

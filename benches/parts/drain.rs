@@ -184,6 +184,7 @@ async fn through_the_link(options: Options, n: u64, port: u16) -> f64 {
         client_id: "drain".into(),
         login: None,
         tls: Default::default(),
+        proxy: None,
         keep_alive: Duration::from_secs(30),
         in_flight: IN_FLIGHT,
         session_expiry: Duration::ZERO,

@@ -12,11 +12,11 @@ mod encoder;
 mod hwmon;
 mod i2c;
 mod iio;
-mod output;
-mod pwm;
 mod input;
 mod modbus;
 mod onewire;
+mod output;
+mod pwm;
 mod registers;
 mod sensor;
 mod serial;
@@ -42,7 +42,8 @@ use crate::hal::machine::Machine;
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem,
+    Quality,
     Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 

@@ -495,8 +495,8 @@ impl Engine {
                 read.and_then(|read| scale.reading(read)),
                 self.devices.get(pending.device.0 as usize).and_then(|d| d.points.first()),
             ) {
-                let good = Default::default();
-                self.points.reading(*point, value, good, now.stamp(), &Default::default(), now, fx);
+                let frame = Default::default();
+                self.points.reading(*point, value, Default::default(), now.stamp(), &frame, now, fx);
             }
         }
         self.settle(pending, result, now, fx);

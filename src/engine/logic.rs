@@ -10,11 +10,13 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::expr::{Expression, Zone};
 use crate::model::{
-    Deliver, DeviceId, DeviceStatus, Frame, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority, Properties, Qos, Quality, Value,
+    Deliver, DeviceId, DeviceStatus, Frame, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority, Properties,
+    Qos, Quality, Value,
 };
 use crate::wire::topics::check_topic;
 use crate::wire::{Record, payload};
 
+use super::bridge::lane;
 use super::commands::{By, Reply};
 use super::points::Alarm;
 use super::rules::{Branch, Rule, Step, Verdict, Watch, Worth};
@@ -126,7 +128,13 @@ impl Reactions {
             computed.into_iter().map(|computed| ComputedWatch { computed, wake: None, dirty: true }).collect();
         let rules = rules
             .into_iter()
-            .map(|rule| RuleWatch { watch: Watch::new(rule, now), branch: None, run: None, again: Again::default(), dirty: false })
+            .map(|rule| RuleWatch {
+                watch: Watch::new(rule, now),
+                branch: None,
+                run: None,
+                again: Again::default(),
+                dirty: false,
+            })
             .collect();
         Reactions { computed, rules, by_point, changed: Vec::new() }
     }
@@ -216,7 +224,8 @@ impl Engine {
                 Verdict::Quiet => {}
                 Verdict::Fire(branch, because) => return self.fire(i, branch, &because, now, fx),
                 Verdict::Undecided(why) => {
-                    let about = json!({ "event": "rule", "rule": rule.watch.rule.name, "did": "nothing", "because": why });
+                    let about =
+                        json!({ "event": "rule", "rule": rule.watch.rule.name, "did": "nothing", "because": why });
                     self.bridge.event(&self.topics, about, now, fx);
                     ordinary(fx);
                 }
@@ -316,13 +325,7 @@ impl Engine {
         }
     }
 
-    fn take_step(
-        &mut self,
-        (rule, branch, at): (usize, Branch, usize),
-        step: &Step,
-        now: &Now,
-        fx: &mut Vec<Effect>,
-    ) {
+    fn take_step(&mut self, (rule, branch, at): (usize, Branch, usize), step: &Step, now: &Now, fx: &mut Vec<Effect>) {
         let Some(name) = self.reactions.rules.get(rule).map(|r| r.watch.rule.name.clone()) else { return };
         let name = name.as_str();
         match step {
@@ -381,11 +384,8 @@ fn ordinary(fx: &mut [Effect]) {
     }
 }
 
-/// Lanes of rules' messages lie above those of points and of the bridge.
-const LANE: u64 = 1 << 33;
-
 fn message(topic: String, payload: String, qos: Qos, retain: bool) -> Effect {
-    let lane = topic.bytes().fold(LANE, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3) | LANE);
+    let lane = lane(&topic);
     let properties = Properties::default();
     let message = Message { topic, payload: payload.into_bytes(), qos, retain, properties };
     Effect::Send(Outgoing {

@@ -316,7 +316,8 @@ impl Points {
             _ => None,
         };
         let Some(point) = self.list.get_mut(id.0 as usize) else { return };
-        if self.changed.last() != Some(&id) && point.last.as_ref().is_none_or(|(v, q, _)| (v, *q) != (&value, quality)) {
+        if self.changed.last() != Some(&id) && point.last.as_ref().is_none_or(|(v, q, _)| (v, *q) != (&value, quality))
+        {
             self.changed.push(id);
         }
         if alarmed != point.alarmed {
@@ -348,8 +349,15 @@ impl Points {
             Value::Bool(_) => (spec.payload_on.clone(), spec.payload_off.clone()),
             _ => Default::default(),
         };
-        let record =
-            Record::Reading(Box::new(ReadingRecord { topic: spec.topic.clone(), qos, retain, format, words, value, quality }));
+        let record = Record::Reading(Box::new(ReadingRecord {
+            topic: spec.topic.clone(),
+            qos,
+            retain,
+            format,
+            words,
+            value,
+            quality,
+        }));
         fx.push(Effect::Send(Outgoing {
             reading: true,
             priority,

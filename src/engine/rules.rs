@@ -272,7 +272,8 @@ impl Watch {
                 self.holds_since = None;
                 if self.active.is_none() && (self.rule.until.is_none() || ends) {
                     self.active = Some(false);
-                    let because = self.rule.until.as_ref().map_or_else(|| format!("not ({})", when.text()), |u| u.text().into());
+                    let because =
+                        self.rule.until.as_ref().map_or_else(|| format!("not ({})", when.text()), |u| u.text().into());
                     return Verdict::Fire(Branch::Otherwise, because);
                 }
                 Verdict::Quiet

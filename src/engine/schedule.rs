@@ -43,8 +43,7 @@ const ALL_MONTHS: u16 = 0b1_1111_1111_1110;
 const ALL_WEEKDAYS: u8 = 0b111_1111;
 
 const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-const MONTHS: [&str; 13] =
-    ["", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 13] = ["", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +55,9 @@ impl Schedule {
     /// Reads `07:30`, `07:30:15`, `mon-fri 07:30` or five fields as cron has them (`*/5 6-22 * * mon-fri`).
     pub fn parse(text: &str) -> Result<Schedule, String> {
         let wrong = || {
-            format!("`{text}` is no time; write 07:30, mon-fri 07:30, or minute hour day month weekday: */5 6-22 * * 1-5")
+            format!(
+                "`{text}` is no time; write 07:30, mon-fri 07:30, or minute hour day month weekday: */5 6-22 * * 1-5"
+            )
         };
         let words: Vec<&str> = text.split_whitespace().collect();
         let mut schedule = Schedule {
@@ -276,7 +277,20 @@ mod tests {
         assert_eq!(times("0 12 * * 7", "2026-11-20T00:00:00Z", 1), ["2026-11-22T11:00:00Z"]);
         // either the first of the month or a Monday
         assert_eq!(times("0 12 1 * mon", "2026-11-24T00:00:00Z", 2), ["2026-11-30T11:00:00Z", "2026-12-01T11:00:00Z"]);
-        for wrong in ["", "7", "25:00", "07:60", "7:5:99", "* * * *", "60 * * * *", "*/0 * * * *", "5-1 * * * *", "0 0 30 2 *", "foo 07:30", "1 2 3 4 5 6"] {
+        for wrong in [
+            "",
+            "7",
+            "25:00",
+            "07:60",
+            "7:5:99",
+            "* * * *",
+            "60 * * * *",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "0 0 30 2 *",
+            "foo 07:30",
+            "1 2 3 4 5 6",
+        ] {
             assert!(Schedule::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -73,11 +73,7 @@ pub fn explain(plan: &Plan) -> String {
             if let Some(alarm) = alarm_of(plan, *id) {
                 let retain = if alarm.retain { ", retained" } else { "" };
                 let (qos, priority) = (alarm.qos.number(), priority_word(alarm.priority));
-                let _ = writeln!(
-                    out,
-                    "    alarm while {}: qos {qos}{retain}, priority {priority}",
-                    alarm.when.text()
-                );
+                let _ = writeln!(out, "    alarm while {}: qos {qos}{retain}, priority {priority}", alarm.when.text());
             }
         }
         for verb in &device.spec.verbs {

@@ -41,7 +41,9 @@ impl Resolver<'_> {
         let when = raw.when.as_ref().map(|text| self.expression(&at("when"), text, house.scope));
         let until = raw.until.as_ref().map(|text| self.expression(&at("until"), text, house.scope));
         let trigger = self.trigger(name, raw);
-        if self.places.dropped(&path) && (raw.then.is_none() || (raw.when.is_none() && trigger == Some(Trigger::Change))) {
+        if self.places.dropped(&path)
+            && (raw.then.is_none() || (raw.when.is_none() && trigger == Some(Trigger::Change)))
+        {
             return None;
         }
         if raw.when.is_none() && trigger == Some(Trigger::Change) {
@@ -282,7 +284,11 @@ impl Resolver<'_> {
                 let found = points.clone().find(|p| alike(&p.name, rest)).map(|p| p.id);
                 if found.is_none() {
                     let names: Vec<String> = points.map(|p| format!("{name}.{}", p.name)).collect();
-                    self.error(path, format!("`{name}` has no point `{rest}`"), format!("there are {}", names.join(", ")));
+                    self.error(
+                        path,
+                        format!("`{name}` has no point `{rest}`"),
+                        format!("there are {}", names.join(", ")),
+                    );
                     return None;
                 }
                 found

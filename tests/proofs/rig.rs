@@ -250,7 +250,7 @@ devices:
             if !self.lives() {
                 return None;
             }
-            assert!(begun.elapsed() < PATIENCE, "{}: it reads nothing; {}", self.name, self.books);
+            assert!(begun.elapsed() < PATIENCE, "{}: it reads nothing; {}; {}", self.name, self.books, self.gateway.as_ref().unwrap().program.err.so_far());
         }
     }
 

@@ -220,7 +220,8 @@ mod tests {
         crate::config::raw::params_list(yaml)
     }
     fn at(s: u64) -> At<'static> {
-        static NOTHING: Given = Given { now: Now { wall: Wall(0), mono: Mono(Duration::ZERO), synced: false }, value: None, words: &[] };
+        static NOTHING: Given =
+            Given { now: Now { wall: Wall(0), mono: Mono(Duration::ZERO), synced: false }, value: None, words: &[] };
         At { now: moment(s), lookup: &NOTHING }
     }
     fn moment(s: u64) -> Mono {
@@ -311,6 +312,29 @@ mod tests {
         assert_eq!(run("[{ema: 0.5}]", &[0.0, 4.0, 4.0]), ["0", "2", "3"]);
         assert_eq!(run("[{clamp: {min: 0, max: 10}}]", &[-3.0, 5.0, 99.0]), ["0", "5", "10"]);
         assert_eq!(run("[{map: {1: open, 0: shut}}]", &[1.0, 0.0, 7.0]), ["open", "shut", "7"]);
+    }
+
+    /// The tables of docs/filters.md: filter, what is read one second after the other, what comes out.
+    #[test]
+    fn the_page_of_filters_tells_what_they_do() {
+        let page = include_str!("../../../docs/filters.md");
+        let mut rows = 0;
+        for line in page.lines().filter(|l| l.starts_with("| `")) {
+            let cells: Vec<&str> = line.split('`').collect();
+            let [_, filter, _, read, _, published, _] = cells.as_slice() else { continue };
+            if filter.contains("heartbeat") || filter.contains("timeout") {
+                continue;
+            }
+            rows += 1;
+            let mut chain = build(&format!("[{{{filter}}}]"));
+            let out: Vec<String> = read
+                .split_whitespace()
+                .enumerate()
+                .map(|(i, v)| chain.apply(Value::parse(v), &at(i as u64)).map_or("·".into(), |v| v.to_string()))
+                .collect();
+            assert_eq!(out, published.split_whitespace().collect::<Vec<_>>(), "{line}");
+        }
+        assert!(rows >= 12, "the tables were not found");
     }
 
     #[test]
