@@ -44,6 +44,15 @@ bench:
 bench-daemon:
     cargo bench --bench daemon
 
+# The broker's misbehaviour: every row of the table, cuts at every byte, a storm of reconnects. Needs mosquitto.
+broker-faults:
+    cargo test --test link --test storm
+
+# A week without a broker (at ten readings a second), its time compressed, through the release program. Needs mosquitto.
+week readings="6048000":
+    cargo build --release
+    OUTAGE_READINGS={{readings}} OUTAGE_PROGRAM=target/release/pinpost cargo test --test outage -- --nocapture
+
 # Licences, sources, bans and advisories (fetches the advisory database).
 deny:
     cargo deny check

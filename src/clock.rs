@@ -16,6 +16,15 @@ const FLOOR: i64 = 1_735_689_600_000;
 /// Microseconds by which the system's clock may move against ours before stamps follow it.
 const FOLLOW: i64 = 1000;
 
+/// The machine's clock since its last boot, which outlives this process, in numbers for the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Epoch {
+    /// Names this boot.
+    pub id: u64,
+    /// Milliseconds on that clock at which this process's time began.
+    pub start: u64,
+}
+
 /// Reads time since its creation.
 #[derive(Debug)]
 pub struct Clock {
@@ -26,6 +35,7 @@ pub struct Clock {
     offset: AtomicI64,
     /// A board that boots with a guessed time: a device tree and no real-time clock.
     guesses: bool,
+    epoch: Epoch,
 }
 
 impl Default for Clock {
@@ -38,7 +48,13 @@ impl Clock {
     /// A clock that starts now.
     pub fn new() -> Clock {
         let guesses = Path::new("/proc/device-tree").exists() && !Path::new("/sys/class/rtc/rtc0").exists();
-        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses }
+        let epoch = Epoch { id: boot_id(), start: since_boot() };
+        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses, epoch }
+    }
+
+    /// What stamps of this process and of others since the machine's boot have in common.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The present moment.
@@ -98,6 +114,19 @@ fn micros(mono: Mono) -> i64 {
     i64::try_from(mono.0.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Milliseconds on the clock that [`Instant`] reads.
+fn since_boot() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_millis()).unwrap_or(0)
+}
+
+/// The kernel's name for this boot as a number, never 0; a random one where it says none.
+fn boot_id() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).ok().filter(|id| *id != 0).unwrap_or_else(|| fastrand::u64(1..))
+}
+
 /// Whether an NTP client has told the kernel that it keeps the time.
 fn kernel_says_synced() -> bool {
     // SAFETY: adjtimex only writes the structure it is given; zeroed `modes` asks and changes nothing.
@@ -117,6 +146,15 @@ mod tests {
         let [a, b] = clocks.map(|c| (c.boot().id.clone(), c.boot().offset + c.mono(moment).0));
         assert!(a.0 == b.0 && a.0.len() > 30, "{a:?} {b:?}");
         assert!(a.1.abs_diff(b.1) < Duration::from_millis(50), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn two_clocks_of_one_boot_agree_on_when_a_moment_was() {
+        let (a, b) = (Clock::new(), Clock::new());
+        assert_eq!(a.epoch().id, b.epoch().id);
+        let moment = Instant::now();
+        let on = |c: &Clock| c.epoch().start + c.mono(moment).0.as_millis() as u64;
+        assert!(on(&a).abs_diff(on(&b)) <= 2, "{a:?} {b:?}");
     }
 
     #[test]

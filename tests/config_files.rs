@@ -87,7 +87,7 @@ fn what_was_written_arrives_as_types() {
 
 #[test]
 fn what_is_wrong_is_left_out_and_the_rest_arrives() {
-    let text = "version: 1\nqueue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_in}\n  c: {kind: digital_in, pin: 99}\n";
+    let text = "version: 1\nqueue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_out}\n  c: {kind: digital_out, pin: 99}\n";
     let Judged { loaded, problems, .. } = check(text.as_bytes());
     assert_eq!(problems.len(), 4, "{problems:?}");
     assert_eq!(loaded.raw.queue.max_size.unwrap().0, 2 << 20);
@@ -256,7 +256,9 @@ fn the_schema_for_editors_refuses_what_check_refuses() {
     for yaml in [
         "mqt: {}",
         "mqtt: {urls: x}",
-        "devices: {a: {kind: digital_in}}",
+        "devices: {a: {kind: digital_out}}",
+        "devices: {a: {kind: counter, pin: 4, rate_unit: d}}",
+        "devices: {a: {kind: encoder, pins: [4]}}",
         "devices: {a: {kind: digital_in, pin: 17, pan: 1}}",
         "devices: {a: {kind: nope, pin: 17}}",
         "devices: {a: {kind: digital_in, pin: 17, debounce: 20}}",

@@ -1,5 +1,7 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "daemon/counters.rs"]
+mod counters;
 #[path = "support/fronts.rs"]
 mod fronts;
 #[path = "daemon/inputs.rs"]

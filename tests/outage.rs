@@ -64,7 +64,7 @@ fn fill(home: &Home, readings: u64) -> u64 {
             },
             now,
         );
-        if n % 256 == 0 {
+        if n % 4096 == 0 {
             while let Some(job) = queue.next_job(now) {
                 let done = log.run(job);
                 queue.finished(done, now);

@@ -6,6 +6,10 @@
 
 #[path = "support/books.rs"]
 mod books;
+#[path = "proofs/calls.rs"]
+mod calls;
+#[path = "support/fault.rs"]
+mod fault;
 #[path = "support/lab.rs"]
 mod lab;
 #[path = "proofs/powercut.rs"]

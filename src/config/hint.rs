@@ -29,7 +29,7 @@ const LATER: &[(Level, &[&str])] = &[
         &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["counter", "encoder", "pwm", "servo", "system"]),
+    (Level::Kind, &["pwm", "servo", "system"]),
     (Level::Device, &["requires", "alarm"]),
     (Level::Point, &["alarm"]),
     (Level::Filter, &["calibrate", "timeout", "expression"]),

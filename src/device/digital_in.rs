@@ -115,8 +115,8 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
             return None;
         }
         (None, None) => {
-            let wrong = |key: &str| desk.places.dropped(&["devices", desk.name, key]);
-            if !wrong("pin") && !wrong("group") {
+            // what was left out as wrong may have been the pin
+            if !desk.places.dropped(&["devices", desk.name]) {
                 desk.error(&[], "the key `pin` is missing", "write `pin: 17`, or `group: [17, 18]` for several as one");
             }
             return None;

@@ -4,8 +4,10 @@
 //! place. It gives a [`Built`]: points, verbs, limits, and a [`Driver`], the task that will run. A driver ends with an
 //! error when its hardware fails; the supervisor says `offline`, waits and runs it again.
 
+mod counter;
 mod digital_in;
 mod digital_out;
+mod encoder;
 mod input;
 mod modbus;
 mod serial;
@@ -40,7 +42,7 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[digital_in::KIND, digital_out::KIND, modbus::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
 
 /// A point as its kind wants it.
 pub struct PointDraft {

@@ -95,8 +95,12 @@ pub struct Health {
     pub bad_bytes: u64,
 }
 
-/// Reports that are kept until they are fetched; more are merged.
-const MAX_GAPS: usize = 64;
+/// Reports that are kept until they are fetched; of more, the nearest are merged.
+const MAX_GAPS: usize = 128;
+/// A report is given when it has not grown for this many microseconds…
+const QUIET: i64 = 1_000_000;
+/// …or is this old.
+const LONG: i64 = 10_000_000;
 /// Words that are kept.
 const MAX_WORDS: usize = 32;
 
@@ -111,7 +115,11 @@ pub(super) struct Books {
     dropped: BTreeMap<&'static str, u64>,
     /// Of earlier lives of the directory: dropped, in the order of the reasons, and refused for good.
     pub earlier: ([u64; REASONS.len()], u64),
-    gaps: Vec<Gap>,
+    gaps: Vec<Held>,
+    /// Not all of them are in the saved state.
+    pub gaps_unsaved: bool,
+    /// The present moment, microseconds.
+    pub now: i64,
     /// Fetched, but perhaps not safe: the next token then.
     unsaid: Vec<(Gap, u64)>,
     pub words: Vec<String>,
@@ -186,11 +194,23 @@ impl Books {
 
     /// Reports a loss.
     pub fn gap(&mut self, gap: Gap) {
-        merge(&mut self.gaps, gap, MAX_GAPS);
+        self.gaps_unsaved = true;
+        merge(&mut self.gaps, Held { gap, since: self.now, grew: self.now }, MAX_GAPS);
     }
 
-    pub fn take_gaps(&mut self, next_token: u64, durable: bool) -> Vec<Gap> {
-        let gaps = std::mem::take(&mut self.gaps);
+    /// When the first report should be given. Without a link they can as well grow: they are in the state.
+    pub fn gap_due(&self, up: bool) -> Option<i64> {
+        let due = |h: &Held| (h.grew + QUIET).min(h.since + LONG);
+        match up || self.gaps.len() > MAX_GAPS / 2 {
+            true => self.gaps.iter().map(due).min(),
+            false => None,
+        }
+    }
+
+    pub fn take_gaps(&mut self, next_token: u64, durable: bool, all: bool) -> Vec<Gap> {
+        let now = self.now;
+        let due = |h: &mut Held| all || h.grew + QUIET <= now || h.since + LONG <= now;
+        let gaps: Vec<Gap> = self.gaps.extract_if(.., due).map(|h| h.gap).collect();
         if durable {
             self.unsaid.extend(gaps.iter().map(|g| (g.clone(), next_token)));
         }
@@ -211,10 +231,10 @@ impl Books {
         let fetched = self.unsaid.iter().map(|(g, _)| g.clone());
         let sending = homeless.filter_map(|i| Some(gap_of(i, i.seq?, "full")));
         let mut all = Vec::new();
-        for gap in self.gaps.iter().cloned().chain(fetched).chain(sending) {
-            merge(&mut all, gap, super::cursor::MAX_GAPS);
+        for (n, gap) in self.gaps.iter().map(|h| h.gap.clone()).chain(fetched).chain(sending).enumerate() {
+            merge(&mut all, Held { gap, since: n as i64, grew: 0 }, super::cursor::MAX_GAPS);
         }
-        all
+        all.into_iter().map(|h| h.gap).collect()
     }
 
     pub fn say(&mut self, word: String) {
@@ -242,26 +262,50 @@ fn gap_of(item: &Item, seq: u64, reason: &'static str) -> Gap {
     Gap { from: seq, to: seq, count: 1, reason, source: Some(item.source.to_string()) }
 }
 
-/// Adds a gap to a list, together with an earlier one if they adjoin, or if the list is full.
-fn merge(list: &mut Vec<Gap>, gap: Gap, max: usize) {
-    let adjoining = |g: &&mut Gap| g.reason == gap.reason && g.to.checked_add(1) == Some(gap.from);
-    let full = list.len() >= max;
-    let place = match list.iter_mut().rev().find(adjoining) {
-        Some(g) => Some(g),
-        None if full => list.iter_mut().rev().find(|g| g.reason == gap.reason),
-        None => None,
-    };
-    match place {
-        Some(g) => {
-            g.from = g.from.min(gap.from);
-            g.to = g.to.max(gap.to);
-            g.count += gap.count;
-            if g.source != gap.source {
-                g.source = None;
-            }
+/// A report that may still grow.
+#[derive(Debug, Clone)]
+struct Held {
+    gap: Gap,
+    /// When it began and when it last grew, microseconds.
+    since: i64,
+    grew: i64,
+}
+
+impl Held {
+    fn take_in(&mut self, other: Held) {
+        let g = &mut self.gap;
+        g.from = g.from.min(other.gap.from);
+        g.to = g.to.max(other.gap.to);
+        g.count = g.count.saturating_add(other.gap.count).min((g.to - g.from).saturating_add(1));
+        if g.source != other.gap.source {
+            g.source = None;
         }
-        None => list.push(gap),
+        self.since = self.since.min(other.since);
+        self.grew = self.grew.max(other.grew);
     }
+    /// Readings between the two; 0: they adjoin or overlap.
+    fn apart(&self, gap: &Gap) -> u64 {
+        let between = |low: &Gap, high: &Gap| high.from.saturating_sub(low.to).saturating_sub(1);
+        between(&self.gap, gap).max(between(gap, &self.gap))
+    }
+}
+
+/// Adds a report to a list, together with those that it adjoins, or with the nearest if the list is full.
+fn merge(list: &mut Vec<Held>, mut new: Held, max: usize) {
+    loop {
+        let alike = list.iter().enumerate().filter(|(_, h)| h.gap.reason == new.gap.reason);
+        let nearest = alike.map(|(i, h)| (h.apart(&new.gap), i)).min();
+        match nearest {
+            Some((apart, i)) if apart == 0 || list.len() >= max => {
+                let mut old = list.remove(i);
+                old.take_in(new);
+                new = old;
+            }
+            _ => break,
+        }
+    }
+    let place = list.partition_point(|h| h.since <= new.since);
+    list.insert(place, new);
 }
 
 /// One line of the dead-letter file.

@@ -111,6 +111,8 @@ pub struct ChainState {
     pub page: (usize, usize),
     /// Failed attempts to read at the present place.
     pub tries: u32,
+    /// The backlog by lanes.
+    pub lanes: super::lanes::Lanes,
 }
 
 impl ChainState {
@@ -141,6 +143,9 @@ impl ChainState {
         let Some(seg) = self.segs.get_mut(&place.id.1) else { return false };
         let new = seg.held.add(place.index);
         self.unread = self.unread.saturating_sub(u64::from(new));
+        if self.unread == 0 {
+            self.lanes.all_read();
+        }
         new
     }
 }
@@ -169,6 +174,9 @@ impl Queue {
         if chain.segs.is_empty() {
             chain.unread = 0;
         }
+        if chain.unread == 0 {
+            chain.lanes.all_read();
+        }
         if let Some(disk) = &mut self.disk {
             disk.gone.insert(id, super::jobs::Gone { bytes: seg.standing.len, saved: false });
         }
@@ -179,7 +187,7 @@ impl Queue {
         let rec = self.records.remove(&token)?;
         self.out.remove(&token);
         if let Some(chain) = self.chains.get_mut(&rec.chain)
-            && !chain.back.remove(&token)
+            && !chain.remove_back(rec.item.lane, token)
         {
             chain.live.remove(&token);
         }
@@ -200,17 +208,23 @@ impl Queue {
     pub(super) fn evict(&mut self, token: u64) {
         let Some(rec) = self.records.get(&token) else { return };
         let (Some(place), false) = (rec.place, rec.chain.latest) else { return };
-        let (cost, chain_id) = (rec.cost(), rec.chain);
+        let (cost, chain_id, lane) = (rec.cost(), rec.chain, rec.item.lane);
         let Some(chain) = self.chains.get_mut(&chain_id) else { return };
-        let Some(seg) = chain.segs.get_mut(&place.id.1) else { return };
+        if !chain.segs.contains_key(&place.id.1) {
+            return;
+        }
         if chain.live.remove(&token) {
             // What came before it must not leave after what comes behind it.
             let later = chain.live.split_off(&token);
-            chain.back.append(&mut chain.live);
-            chain.live = later;
+            for before in std::mem::replace(&mut chain.live, later) {
+                if let Some(rec) = self.records.get(&before) {
+                    chain.add_back(rec.item.lane, before);
+                }
+            }
         } else {
-            chain.back.remove(&token);
+            chain.remove_back(lane, token);
         }
+        let Some(seg) = chain.segs.get_mut(&place.id.1) else { return };
         if seg.held.take(place.index) {
             let here = (place.id.1, place.index);
             if chain.unread == 0 {
@@ -222,6 +236,7 @@ impl Queue {
                 chain.lower = chain.lower.min(token);
             }
             chain.unread += 1;
+            chain.lanes.evicted(lane, here);
         }
         self.records.remove(&token);
         self.mem_bytes = self.mem_bytes.saturating_sub(cost);

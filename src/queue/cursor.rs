@@ -30,6 +30,8 @@ pub struct Finished {
 
 /// Length of the run that says that nothing from its start on counts.
 pub const CUT: u32 = u32::MAX / 2;
+/// Length of the run that says that what is torn behind its start was reported.
+pub const TORN: u32 = CUT - 1;
 
 /// What survives beside the segments.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -101,6 +103,11 @@ impl State {
     pub fn cut(&self, id: (Chain, u64)) -> Option<u32> {
         let known = self.finished.iter().find(|f| (f.chain, f.token) == id)?;
         known.runs.last().filter(|(_, len)| *len == CUT).map(|(from, _)| *from)
+    }
+
+    /// Whether the torn end behind a segment's first `count` records was reported.
+    pub fn torn(&self, id: (Chain, u64), count: u32) -> bool {
+        self.finished.iter().any(|f| (f.chain, f.token) == id && f.runs.last() == Some(&(count, TORN)))
     }
 
     /// Reads a slot.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::aside::{BAD, DEAD, DEAD_OLD};
-use super::cursor::{CUT, Marks, SLOT, State};
+use super::cursor::{CUT, Marks, SLOT, State, TORN};
 use super::disk::{Directory, Disk};
 use super::log::{MAX_FILE, STATE, read_base};
 use super::record::Item;
@@ -122,6 +122,7 @@ fn pieces(disk: &mut dyn Disk) -> io::Result<(Vec<(Piece, u64)>, State)> {
         for (from, len) in known.iter().flat_map(|f| &f.runs) {
             match *len {
                 CUT => piece.count = *from,
+                TORN => {}
                 // No segment has more records than bytes.
                 len => {
                     for index in *from..from.saturating_add(len.min(MAX_FILE as u32)) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cursor::{CUT, Finished, State};
+use super::cursor::{CUT, Finished, State, TORN};
 use super::faults::{Bug, Faults};
 use super::policy::us;
 use super::purge::Drop;
@@ -14,12 +14,18 @@ use super::segment::Chain;
 use super::work::{Job, SegmentId, Sizes};
 use super::{Queue, Sync, WhenFull};
 
-/// Sequence numbers reserved at a time: at ten readings a second one write in a day.
-pub(super) const BLOCK: u64 = 1 << 20;
+/// Sequence numbers reserved at a time, at first. An end without order skips what is left of them.
+pub(super) const BLOCK: u64 = 1 << 16;
+/// The most: at ten readings a second one write in a day.
+const MAX_BLOCK: u64 = 1 << 20;
+/// A block that lasts less than this many microseconds is followed by a larger one, for the disk's sake.
+const LASTS: i64 = 43_200_000_000;
 /// Microseconds between attempts while the disk fails.
 pub(super) const RETRY: i64 = 2_000_000;
 /// Microseconds between saves of what is finished.
 const SAVE_EVERY: i64 = 1_000_000;
+/// Microseconds between saves for the sake of reports that are yet to be given.
+const SAVE_GAPS: i64 = 60_000_000;
 /// Microseconds between looks for what has grown too old.
 const LOOK_EVERY: i64 = 1_000_000;
 /// A finished segment that is still open for writing goes after this many idle microseconds.
@@ -63,13 +69,19 @@ pub(super) struct DiskSide {
     pub unsaved: u64,
     pub saved_at: i64,
     pub generation: u64,
+    /// Sequence numbers to reserve at a time, and since when the present ones are.
+    pub block: (u64, Option<i64>),
+    /// Reports of loss in the saved state.
+    pub told: usize,
     /// The state that is being saved.
     pub saving: Option<State>,
     pub other_bytes: u64,
     pub drops: VecDeque<(SegmentId, Drop)>,
     pub dropping: Option<(SegmentId, Drop)>,
+    /// What is read for the sake of live records.
+    pub fetching: Option<SegmentId>,
     pub obituaries: Vec<(u64, String)>,
-    pub burying: Vec<u64>,
+    pub burying: Vec<(u64, String)>,
     /// Refused records whose line is not on disk yet.
     pub refused: BTreeSet<u64>,
     pub looked_at: i64,
@@ -94,10 +106,13 @@ impl DiskSide {
             unsaved: 0,
             saved_at: 0,
             generation: 0,
+            block: (BLOCK, None),
+            told: 0,
             saving: None,
             other_bytes: 0,
             drops: VecDeque::new(),
             dropping: None,
+            fetching: None,
             obituaries: Vec::new(),
             burying: Vec::new(),
             refused: BTreeSet::new(),
@@ -185,10 +200,10 @@ impl Queue {
         if let Some(due) = self.due() {
             at = at.min(writing(due));
         }
-        if !disk.drops.is_empty() || self.chains.values().any(|c| self.wants_page(c)) {
+        if !disk.drops.is_empty() || self.chains.values().any(|c| self.wants_page(c) || self.wants_fetch(c)) {
             at = at.min(disk.read_retry_at);
         }
-        if self.chains.values().any(|c| !c.segs.is_empty()) {
+        if disk.told > 0 || self.chains.values().any(|c| !c.segs.is_empty()) {
             at = at.min(disk.looked_at + LOOK_EVERY * 10);
         }
         (at < i64::MAX).then_some(at)
@@ -203,7 +218,10 @@ impl Queue {
             return Some(Job::Recover);
         }
         if disk.stopping {
-            let upkeep = |q: &mut Queue| if q.disk.as_ref()?.gone.is_empty() { None } else { q.upkeep(now) };
+            let upkeep = |q: &mut Queue| {
+                let nothing = q.disk.as_ref().is_none_or(|d| d.gone.is_empty() && d.obituaries.is_empty());
+                if nothing { None } else { q.upkeep(now) }
+            };
             let job = self.drop_job().or_else(|| upkeep(self)).or_else(|| self.commit(now));
             return job.or_else(|| {
                 self.disk.as_mut()?.last_save = true;
@@ -224,14 +242,14 @@ impl Queue {
         let after_write = self.disk.as_ref().is_some_and(|d| d.wrote_last);
         if after_write
             && readable
-            && let Some(job) = self.page_job()
+            && let Some(job) = self.fetch_job().or_else(|| self.page_job())
         {
             return Some(job);
         }
         if writable && let Some(job) = self.commit(now) {
             return Some(job);
         }
-        if readable { self.page_job() } else { None }
+        if readable { self.fetch_job().or_else(|| self.page_job()) } else { None }
     }
 
     /// Saving, removing, burying.
@@ -252,8 +270,8 @@ impl Queue {
         if disk.obituaries.is_empty() {
             return None;
         }
-        let (tokens, lines) = std::mem::take(&mut disk.obituaries).into_iter().unzip();
-        disk.burying = tokens;
+        disk.burying = std::mem::take(&mut disk.obituaries);
+        let lines = disk.burying.iter().map(|(_, line)| line.clone()).collect();
         Some(Job::Bury(lines))
     }
 
@@ -264,10 +282,18 @@ impl Queue {
 
     /// Whether numbers run short.
     fn needs_save(&self) -> bool {
-        self.next_seq.saturating_add(BLOCK / 4) > self.seq_limit
+        let block = self.disk.as_ref().map_or(BLOCK, |d| d.block.0);
+        self.next_seq.saturating_add(block / 4) > self.seq_limit
     }
 
     fn save(&mut self, now: i64) -> Job {
+        let short = self.needs_save();
+        if let Some(disk) = self.disk.as_mut().filter(|_| short) {
+            if disk.block.1.is_some_and(|since| now - since < LASTS) {
+                disk.block.0 = (disk.block.0 * 4).min(MAX_BLOCK);
+            }
+            disk.block.1 = Some(now);
+        }
         let state = self.state();
         if let Some(disk) = &mut self.disk {
             disk.saving = Some(state.clone());
@@ -277,11 +303,17 @@ impl Queue {
         Job::Save(state)
     }
 
-    /// The state as it is now.
-    fn state(&mut self) -> State {
+    /// Reports of loss that a crash now must not silence.
+    fn unsaid(&mut self) -> Vec<super::Gap> {
         let unsynced = &self.unsynced;
         let sending = self.out.iter().filter_map(|t| self.records.get(t)).filter(|r| r.homeless).map(|r| &*r.item);
-        let gaps = self.books.unsaid(self.next_token, |at| unsynced.range(at..).next().copied(), sending);
+        self.books.unsaid(self.next_token, |at| unsynced.range(at..).next().copied(), sending)
+    }
+
+    /// The state as it is now.
+    fn state(&mut self) -> State {
+        let gaps = self.unsaid();
+        self.books.gaps_unsaved = false;
         let Some(disk) = &mut self.disk else { return State::default() };
         disk.generation += 1;
         let mut finished: Vec<Finished> = Vec::new();
@@ -290,7 +322,8 @@ impl Queue {
         }
         let ahead = disk.faults.has(Bug::CursorAhead);
         for (chain, state) in &self.chains {
-            for (token, seg) in state.segs.iter().filter(|(_, s)| s.finished.count > 0 || s.standing.cut || ahead) {
+            let special = |s: &super::chains::Seg| s.standing.cut || s.standing.torn || ahead;
+            for (token, seg) in state.segs.iter().filter(|(_, s)| s.finished.count > 0 || special(s)) {
                 let mut marks = seg.finished.clone();
                 if ahead {
                     for place in self.out.iter().filter_map(|t| self.records.get(t)?.place) {
@@ -302,12 +335,17 @@ impl Queue {
                 let mut runs = marks.runs();
                 if seg.standing.cut {
                     runs.push((seg.standing.summary.count, CUT));
+                } else if seg.standing.torn {
+                    runs.push((seg.standing.summary.count, TORN));
                 }
                 finished.push(Finished { chain: *chain, token: *token, gone: false, runs });
             }
         }
-        let ahead = if disk.stopping { 0 } else { BLOCK };
-        let seq_limit = self.next_seq.saturating_add(ahead);
+        let seq_limit = match disk.stopping {
+            true => self.next_seq,
+            // A save for another reason moves nothing: the disk is told when numbers run short.
+            false => self.seq_limit.max(self.next_seq.saturating_add(disk.block.0)),
+        };
         let (dropped, dead) = self.books.ever();
         let (generation, next_token) = (disk.generation, self.next_token);
         State { generation, seq_limit, next_token, dropped, dead, gaps, finished }
@@ -315,6 +353,13 @@ impl Queue {
 
     /// Looks for what has grown too old or is of no more use.
     fn look(&mut self, now: i64) {
+        if self.disk.as_ref().is_some_and(|d| d.told > 0)
+            && self.unsaid().len() < self.disk.as_ref().map_or(0, |d| d.told)
+            && let Some(disk) = &mut self.disk
+        {
+            // Reports that are safe by now need not be given again.
+            disk.unsaved += 1;
+        }
         let oldest = now.saturating_sub(us(self.limits.max_age));
         let mut idle = Vec::new();
         let mut expired = Vec::new();
@@ -336,6 +381,10 @@ impl Queue {
                 let old = |t: &&u64| self.records.get(t).is_some_and(|r| r.at < oldest && r.place.is_none());
                 expired.extend(chain.back.iter().take(1000).take_while(old).copied());
             }
+        }
+        // What is lost from memory alone changes no file: it is said in the state now and then.
+        if self.books.gaps_unsaved && now - disk.saved_at > SAVE_GAPS {
+            disk.unsaved += 1;
         }
         for token in expired {
             self.lose(token, "expired");
@@ -504,13 +553,14 @@ impl Queue {
                 continue;
             }
             let Some(mut rec) = self.records.remove(&token) else { continue };
+            let lane = rec.item.lane;
             rec.instead_of.extend(rec.place.take());
             let new = self.next_token;
             self.next_token += 1;
             rec.item = Arc::new(Item { token: new, ..(*rec.item).clone() });
             if let Some(chain) = self.chains.get_mut(&id) {
-                chain.back.remove(&token);
-                chain.back.insert(new);
+                chain.remove_back(lane, token);
+                chain.add_back(lane, new);
             }
             self.latest.insert(rec.item.lane, new);
             self.unsynced.insert(new);
@@ -520,7 +570,15 @@ impl Queue {
     }
 }
 
-fn read_job(id: SegmentId, seg: &super::chains::Seg, from: u32, names_only: bool) -> Job {
+pub(super) fn read_job(id: SegmentId, seg: &super::chains::Seg, from: u32, names_only: bool) -> Job {
     let s = &seg.standing;
-    Job::Read { id, from, end: s.end, count: s.summary.count, last_seq: s.summary.last_seq, names_only }
+    Job::Read {
+        id,
+        from,
+        end: s.end,
+        count: s.summary.count,
+        last_seq: s.summary.last_seq,
+        names_only,
+        lanes: Vec::new(),
+    }
 }

@@ -12,9 +12,10 @@ use super::aside::Aside;
 use super::cursor::{SLOT, State};
 use super::disk::{Disk, Handle};
 use super::faults::{Bug, Faults};
+use super::lanes;
 use super::record::{Base, Before, Item};
 use super::recover;
-use super::segment::{self, Builder, Chain, FIRST, Header, Scanner, Step};
+use super::segment::{self, Builder, Chain, FIRST, FOOTER, Header, Scanner, Step};
 use super::work::{Done, Failure, Job, Lost, Page, Placed, Report, SegmentId, Sizes, Standing};
 
 /// The file that [`State`] lives in.
@@ -54,6 +55,16 @@ struct Cache {
     seq: u64,
 }
 
+/// What of a segment is to be read.
+struct Wanted {
+    count: u32,
+    last_seq: Option<u64>,
+    /// Bytes.
+    limit: usize,
+    names_only: bool,
+    lanes: Vec<u64>,
+}
+
 /// The log on a disk.
 pub struct Log {
     pub(super) disk: Box<dyn Disk>,
@@ -64,7 +75,8 @@ pub struct Log {
     pub(super) state: Option<Handle>,
     /// Slot of the state file that is written next.
     pub(super) slot: usize,
-    cache: Option<Cache>,
+    /// Of the segment that is being read, and of the one that some lanes are fetched from.
+    caches: [Option<Cache>; 2],
     late: Vec<Handle>,
     /// New files that failed and were removed; the removal is not durable yet.
     suspects: BTreeSet<String>,
@@ -99,7 +111,7 @@ impl Log {
             aside: Aside::default(),
             state: None,
             slot: 0,
-            cache: None,
+            caches: [None, None],
             late: Vec::new(),
             suspects: BTreeSet::new(),
             finished: BTreeMap::new(),
@@ -114,12 +126,9 @@ impl Log {
         let report = match job {
             Job::Recover => Report::Recovered(recover::recover(self).map(Box::new)),
             Job::Commit(parts) => self.commit(parts),
-            Job::Read { id, from, end, count, last_seq, names_only } => {
-                let page = self.read(id, from, end, count, last_seq, names_only);
-                if page.is_err() {
-                    self.cache = None;
-                }
-                Report::Page(id, page)
+            Job::Read { id, from, end, count, last_seq, names_only, lanes } => {
+                let limit = if names_only { usize::MAX } else { self.sizes.read_ahead };
+                Report::Page(id, self.read(id, from, end, Wanted { count, last_seq, limit, names_only, lanes }))
             }
             Job::Save(state) => Report::Saved(self.save(&state)),
             Job::Remove(list) => {
@@ -174,7 +183,8 @@ impl Log {
         let id = (chain, active.token);
         let mut indices = Vec::new();
         for item in items {
-            if active.end + bytes.len() as u64 + item.body.len() as u64 + 64 > self.sizes.segment
+            let end = 64 + FOOTER + 20 + 10 * active.builder.lanes.len();
+            if active.end + (bytes.len() + item.body.len() + end) as u64 > self.sizes.segment
                 && active.builder.summary.count > 0
             {
                 break;
@@ -287,14 +297,13 @@ impl Log {
         id: SegmentId,
         from: u32,
         end: u64,
-        count: u32,
-        last_seq: Option<u64>,
-        names_only: bool,
+        Wanted { count, last_seq, limit, names_only, lanes }: Wanted,
     ) -> Result<Page, Failure> {
-        let mut cache = self.cached(id, from, end)?;
+        let which = usize::from(!lanes.is_empty());
+        let old = self.caches.get_mut(which).and_then(Option::take);
+        let mut cache = self.cached(old, id, from, end)?;
         let mut page = Page::default();
         let mut bytes = 0;
-        let limit = if names_only { usize::MAX } else { self.sizes.read_ahead };
         while bytes < limit {
             let mut step = cache.scan.step(&cache.bytes);
             if let Step::Bad(a, b) = step {
@@ -322,7 +331,7 @@ impl Log {
             cache.next = index + u32::from(index < count);
             let Step::Item(index, mut item) = step else { break };
             cache.seq = item.seq.map_or(cache.seq, |s| s + 1);
-            if index >= from {
+            if index >= from && (lanes.is_empty() || lanes.contains(&item.lane)) {
                 bytes += item.body.len() + 128;
                 if names_only {
                     item.body = Vec::new();
@@ -331,17 +340,19 @@ impl Log {
             }
         }
         page.next = cache.next;
-        if cache.next < count {
-            self.cache = Some(cache);
+        if cache.next < count
+            && let Some(place) = self.caches.get_mut(which)
+        {
+            *place = Some(cache);
         }
         Ok(page)
     }
 
     /// The segment's bytes up to `end`, and a scan that has not yet passed `from`.
-    fn cached(&mut self, id: SegmentId, from: u32, end: u64) -> Result<Cache, Failure> {
+    fn cached(&mut self, old: Option<Cache>, id: SegmentId, from: u32, end: u64) -> Result<Cache, Failure> {
         let name = segment::name(id.0, id.1);
         let failed = |e| Failure::new(&format!("cannot read {name}"), &e);
-        let old = self.cache.take().filter(|c| c.id == id && c.next <= from);
+        let old = old.filter(|c| c.id == id && c.next <= from);
         let mut bytes = old.as_ref().map_or(0, |c| c.bytes.len());
         let mut cache = match old {
             Some(cache) if cache.bytes.len() as u64 == end => return Ok(cache),
@@ -461,8 +472,8 @@ impl Log {
             {
                 self.disk.close(active.file);
             }
-            if self.cache.as_ref().is_some_and(|c| c.id == (chain, token)) {
-                self.cache = None;
+            for cache in &mut self.caches {
+                cache.take_if(|c| c.id == (chain, token));
             }
             match self.disk.remove(&name) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -480,7 +491,8 @@ impl Log {
 
 pub(super) fn standing(chain: Chain, a: &Active, sealed: bool) -> Standing {
     let (summary, base) = (a.builder.summary, a.builder.base());
-    Standing { id: (chain, a.token), summary, base, end: a.end, len: a.len, sealed, cut: false }
+    let lanes = a.builder.lanes.keys().fold(0, |bits, lane| bits | lanes::bit(*lane));
+    Standing { id: (chain, a.token), summary, base, end: a.end, len: a.len, sealed, cut: false, torn: a.trim, lanes }
 }
 
 fn as_before(a: &Active) -> Before {

@@ -52,6 +52,7 @@ impl Queue {
 
     pub(super) fn tick(&mut self, now: Duration) -> i64 {
         self.now = self.now.max(us(now));
+        self.books.now = self.now;
         self.now
     }
 
@@ -86,8 +87,7 @@ impl Queue {
         };
         let mut rec =
             Rec { item: Arc::new(item), chain, at: now, place: None, instead_of: Vec::new(), homeless: false };
-        let state = self.chains.entry(chain).or_default();
-        let live = self.up && !(rec.item.in_order && state.has_backlog());
+        let live = self.up && self.is_live(chain, rec.item.lane, rec.item.in_order);
         let older = if chain.latest { self.latest.get(&rec.item.lane).copied() } else { None };
         let cost = rec.cost();
         let freed = older.and_then(|t| self.records.get(&t)).map_or(0, Rec::cost);
@@ -113,10 +113,10 @@ impl Queue {
         self.mem_bytes += cost;
         let state = self.chains.entry(chain).or_default();
         if live {
-            state.live.insert(token)
+            state.live.insert(token);
         } else {
-            state.back.insert(token)
-        };
+            state.add_back(rec.item.lane, token)
+        }
         self.records.insert(token, rec);
         seq
     }
@@ -199,7 +199,7 @@ impl Queue {
     }
 
     /// Whether a record may be sent already: with [`Sync::Always`] only from the disk, as long as that works.
-    fn may_leave(&self, token: u64) -> bool {
+    pub(super) fn may_leave(&self, token: u64) -> bool {
         self.sync != Sync::Always
             || !self.unsynced.contains(&token)
             || self.disk.as_ref().is_none_or(|d| d.trouble.is_some())
@@ -211,19 +211,15 @@ impl Queue {
         let now = self.tick(now);
         loop {
             let slow = self.replay.wait(now).is_some();
-            let in_turn = self.replay.backlog_first();
             let live = self
-                .chains
-                .iter()
-                .rev()
-                .filter(|(_, c)| !in_turn || !c.has_backlog())
-                .find_map(|(id, c)| c.live.first().filter(|t| self.may_leave(**t)).map(|t| (id.rank, *t)));
+                .first_live(slow)
+                .map(|(rank, token, old)| (rank, token, if old { Turn::Backlog } else { Turn::Live }));
             let back = if slow { None } else { self.first_back() };
             let (token, turn) = match (live, back) {
-                (Some((_, token)), None) => (token, Turn::Live),
+                (Some((_, token, turn)), None) => (token, turn),
                 (None, Some((_, token))) => (token, Turn::Backlog),
                 (Some(l), Some(b)) => match self.replay.turn(l.0, b.0) {
-                    Turn::Live => (l.1, Turn::Live),
+                    Turn::Live => (l.1, l.2),
                     Turn::Backlog => (b.1, Turn::Backlog),
                 },
                 (None, None) => return None,
@@ -271,7 +267,7 @@ impl Queue {
     fn hand_out(&mut self, token: u64, replayed: bool, age: i64, expires_in: Option<Duration>) -> Option<Out> {
         let rec = self.records.get(&token)?;
         let chain = self.chains.get_mut(&rec.chain)?;
-        if !chain.back.remove(&token) {
+        if !chain.remove_back(rec.item.lane, token) {
             chain.live.remove(&token);
         }
         if rec.chain.latest && self.latest.get(&rec.item.lane) == Some(&token) {
@@ -327,7 +323,6 @@ impl Queue {
         let now = self.tick(now);
         let Some(rec) = self.records.get(&token).filter(|_| self.out.contains(&token)) else { return };
         let line = super::books::obituary(&rec.item, &self.clock.stamp(now), text);
-        self.books.dead += 1;
         match &mut self.disk {
             // It stays where it is until the line is on disk.
             Some(disk) if disk.obituaries.len() < super::jobs::MAX_OBITUARIES => {
@@ -335,8 +330,11 @@ impl Queue {
                 self.out.remove(&token);
                 disk.refused.insert(token);
             }
-            _ => drop(self.forget(token)),
+            // The disk does not take them: what cannot be kept is lost, and said to be.
+            Some(_) => return self.lose(token, "full"),
+            None => drop(self.forget(token)),
         }
+        self.books.dead += 1;
     }
 
     /// The link is up: from now on `keep` does not matter.
@@ -354,8 +352,11 @@ impl Queue {
     pub fn link_down(&mut self) {
         self.up = false;
         for chain in self.chains.values_mut() {
-            let mut live = std::mem::take(&mut chain.live);
-            chain.back.append(&mut live);
+            for token in std::mem::take(&mut chain.live) {
+                if let Some(rec) = self.records.get(&token) {
+                    chain.add_back(rec.item.lane, token);
+                }
+            }
         }
         let out = std::mem::take(&mut self.out);
         if self.planted_pending_cleared() {
@@ -394,7 +395,7 @@ impl Queue {
                 }
             }
             _ => {
-                self.chains.entry(chain).or_default().back.insert(token);
+                self.chains.entry(chain).or_default().add_back(lane, token);
                 if chain.latest {
                     self.latest.insert(lane, token);
                 }
@@ -423,9 +424,26 @@ impl Queue {
         }
     }
 
-    /// Reports of loss since the last call. They are given again after a crash, until what was appended within the
+    /// All reports of loss since the last call. They are given again after a crash, until what was appended within the
     /// same turn is safe.
     pub fn take_gaps(&mut self) -> Vec<Gap> {
-        self.books.take_gaps(self.next_token, self.disk.is_some())
+        self.books.take_gaps(self.next_token, self.disk.is_some(), true)
+    }
+
+    /// Those reports that have stopped growing, so that many small losses make one; while the link is down none, as
+    /// long as they are few.
+    pub fn take_settled_gaps(&mut self, now: Duration) -> Vec<Gap> {
+        let now = self.tick(now);
+        match self.books.gap_due(self.up) {
+            Some(due) if due <= now => self.books.take_gaps(self.next_token, self.disk.is_some(), false),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How long until [`Queue::take_settled_gaps`] may give something; `None`: not before something is lost or the
+    /// link comes.
+    pub fn next_gap(&mut self, now: Duration) -> Option<Duration> {
+        let now = self.tick(now);
+        self.books.gap_due(self.up).map(|due| duration(due - now))
     }
 }

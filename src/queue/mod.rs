@@ -15,10 +15,11 @@
 //!
 //! # Order
 //! Records of one rank and lane never overtake each other among those that waited (the *backlog*, `replayed`) nor
-//! among the live ones. Under [`Order::LiveFirst`] a live record may pass the backlog, also of its own lane: that is
-//! what live first means; an entry marked [`Entry::in_order`] (for retained topics, whose last word must be the
-//! newest) does not. Under [`Order::BacklogFirst`] nothing of a rank passes anything. A greater rank goes first
-//! either way; a live record of a lesser rank and a backlog of a greater one take turns.
+//! among the live ones. Under [`Order::LiveFirst`] a live record passes the backlogs of all other lanes; behind that of
+//! its own it waits while that is short (4096 records, or a second of [`Replay::rate`]) and passes a longer one, unless
+//! it is marked [`Entry::in_order`] (for retained topics, whose last word must be the newest). Under
+//! [`Order::BacklogFirst`] nothing of a rank passes anything. A greater rank goes first either way; a live record of a
+//! lesser rank and a backlog of a greater one take turns.
 //!
 //! # Who does the work
 //! [`Queue`] is bookkeeping: it never touches the disk and answers in microseconds, so it may sit behind a mutex that
@@ -48,7 +49,8 @@
 //!    \[varint ttl ms\], stamp (signed wall − base, signed drift between wall and mono; or in full), body.
 //! 2. *source*: varint number, lane u64, keep u8, name. Precedes the first record that names it.
 //! 3. *footer*, the end of a finished segment: count u32, readings u32, last token u64, first seq u64, has last u8,
-//!    last seq u64, last stamp, the header again.
+//!    last seq u64, last stamp, bytes of the entry before it u32, the header again.
+//! 4. *lanes*, right before the footer: for each lane u64, varint records.
 //!
 //! Four zero bytes in an entry's place end the segment: files grow by zeros ahead of need, since growing costs the
 //! card a journal commit. Whatever is neither entry nor blank is skipped to the next good entry, set aside and
@@ -62,6 +64,7 @@ pub mod disk;
 mod faults;
 mod inspect;
 mod jobs;
+mod lanes;
 mod lock;
 mod log;
 mod memory;
@@ -227,7 +230,7 @@ pub struct Options {
     pub first_seq: u64,
     /// What the clocks say at the `now` that is handed to `open`.
     pub clock: Stamp,
-    /// Segment size in bytes; 0: a thirty-second of `max_bytes`, between 4 KiB and 1 MiB.
+    /// Segment size in bytes; 0: a sixty-fourth of `max_bytes`, between 4 KiB and 1 MiB.
     pub segment: u64,
     /// Planted bugs, for tests.
     pub faults: Faults,
@@ -304,5 +307,9 @@ pub struct Queue {
     now: i64,
 }
 
+#[cfg(test)]
+mod loss_tests;
+#[cfg(test)]
+mod mishap_tests;
 #[cfg(test)]
 mod tests;

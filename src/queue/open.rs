@@ -36,7 +36,7 @@ impl std::error::Error for OpenError {}
 pub(super) fn sizes(options: &Options) -> Sizes {
     let max = options.limits.max_bytes;
     let segment = match options.segment {
-        0 => (max / 32).clamp(4 << 10, 1 << 20),
+        0 => (max / 64).clamp(4 << 10, 1 << 20),
         given => given.min(super::log::MAX_FILE / 2),
     };
     let chunk = (segment / 4).clamp(segment.min(4096), 64 << 10);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Queue;
 use super::chains::{Place, Rec, Seg};
-use super::cursor::State;
+use super::cursor::{State, TORN};
 use super::faults::Bug;
 use super::jobs::{Gone, RETRY, Trouble};
 use super::purge::Drop;
@@ -50,6 +50,10 @@ impl Queue {
                 self.settle(failure.map_or(Ok(()), Err), now);
                 true
             }
+            Report::Page(id, page) if self.disk.as_mut().is_some_and(|d| d.fetching.take() == Some(id)) => {
+                self.fetched(id, page);
+                true
+            }
             Report::Page(id, page) => match self.disk.as_mut().and_then(|d| d.dropping.take()) {
                 Some((dropped, what)) if dropped == id => {
                     self.dropped(id, what, page);
@@ -72,14 +76,16 @@ impl Queue {
                 false
             }
             Report::Buried(result) => {
-                let tokens = self.disk.as_mut().map(|d| std::mem::take(&mut d.burying)).unwrap_or_default();
-                for token in tokens {
+                let mut buried = self.disk.as_mut().map(|d| std::mem::take(&mut d.burying)).unwrap_or_default();
+                if result.is_err()
+                    && let Some(disk) = &mut self.disk
+                {
+                    buried.append(&mut disk.obituaries);
+                    disk.obituaries = std::mem::take(&mut buried);
+                }
+                for (token, _) in buried {
                     if let Some(disk) = &mut self.disk {
                         disk.refused.remove(&token);
-                    }
-                    if let (Some(rec), Err(_)) = (self.records.get(&token), &result) {
-                        let what = format!("a message of {} was refused and could not be kept", rec.item.source);
-                        self.books.say(what);
                     }
                     self.forget(token);
                 }
@@ -116,6 +122,7 @@ impl Queue {
         match (&result, saving) {
             (Ok(()), Some(state)) => {
                 self.seq_limit = state.seq_limit;
+                disk.told = state.gaps.len();
                 self.unreserved = self.unreserved && self.next_seq >= self.seq_limit;
                 for f in state.finished.iter().filter(|f| f.gone) {
                     if let Some(gone) = disk.gone.get_mut(&(f.chain, f.token)) {
@@ -146,11 +153,15 @@ impl Queue {
         let last_token = used.max().unwrap_or(0).max(found.next_token);
         self.next_token = self.next_token.max(state.next_token).max(last_token);
         self.next_seq = self.next_seq.max(last_seq);
+        let seconds = (self.clock.stamp(now).wall / 1000).max(0) as u64;
+        if found.unread {
+            // Beyond whatever it holds, or a later start that can read it takes the one for a copy of the other.
+            self.next_token = self.next_token.max(seconds << 24);
+        }
         if known && !reuse {
             self.next_seq = self.next_seq.max(state.seq_limit);
         } else if !known && !fresh {
             // Which numbers were used is lost with the state: only this moment's are certain to be new.
-            let seconds = (self.clock.stamp(now).wall / 1000).max(0) as u64;
             self.next_seq = self.next_seq.max(last_seq + super::jobs::BLOCK).max(seconds.saturating_mul(1_000_000));
             self.books.say("the queue's state was lost; what was delivered lately is sent again".into());
         }
@@ -162,6 +173,10 @@ impl Queue {
         for gap in &state.gaps {
             self.books.gap(gap.clone());
         }
+        for torn in &found.torn {
+            self.books.found += torn.records;
+            self.books.lose_range(torn.records, torn.from, torn.to, "corrupt");
+        }
         for (chain, token) in &found.unreadable {
             self.unreadable((*chain, *token), &found.segments);
         }
@@ -170,6 +185,11 @@ impl Queue {
             self.adopt_segment(standing, &state, now);
         }
         self.double(&found.segments);
+        for (chain, lanes) in &found.lanes {
+            if let Some(chain) = self.chains.get_mut(chain).filter(|c| c.unread > 0) {
+                lanes.iter().for_each(|(lane, n)| chain.lanes.left(*lane, *n));
+            }
+        }
         for (id, index, item) in found.latest {
             self.read_back(Place { id, index }, item);
         }
@@ -187,7 +207,8 @@ impl Queue {
         let id = standing.id;
         let mut seg = Seg::new(standing, now);
         let finished = state.finished.iter().find(|f| (f.chain, f.token) == id);
-        for (from, len) in finished.iter().flat_map(|f| &f.runs) {
+        // A torn end that was reported may have been written over since.
+        for (from, len) in finished.iter().flat_map(|f| &f.runs).filter(|(_, len)| *len != TORN) {
             let count = standing.summary.count;
             for index in *from..from.saturating_add(*len).min(count) {
                 seg.held.add(index);
@@ -291,7 +312,7 @@ impl Queue {
     }
 
     /// Segments that were sealed after their last record was finished.
-    fn doom_finished(&mut self) {
+    pub(super) fn doom_finished(&mut self) {
         let all = self.chains.iter().flat_map(|(id, c)| c.segs.iter().map(|(t, s)| ((*id, *t), s)));
         let list: Vec<SegmentId> =
             all.filter(|(_, s)| s.standing.sealed && s.is_finished()).map(|(id, _)| id).collect();
@@ -301,20 +322,21 @@ impl Queue {
     }
 
     /// A record that was read from the disk waits in memory again.
-    fn read_back(&mut self, place: Place, item: Item) {
+    pub(super) fn read_back(&mut self, place: Place, item: Item) {
         let chain = place.id.0;
         let Some(state) = self.chains.get_mut(&chain) else { return };
         if state.segs.get(&place.id.1).is_none_or(|s| s.held.has(place.index)) {
             return;
         }
         state.hold(place);
+        state.lanes.read(item.lane);
         let doubled = state.segs.get(&place.id.1).and_then(|s| s.doubled_from).is_some_and(|t| item.token >= t);
         if doubled || self.records.contains_key(&item.token) {
             self.books.found = self.books.found.saturating_sub(1);
             self.finish(place);
             return;
         }
-        state.back.insert(item.token);
+        state.add_back(item.lane, item.token);
         let at = self.clock.at_of(&item.stamp);
         let rec = Rec { item: Arc::new(item), chain, at, place: Some(place), instead_of: Vec::new(), homeless: false };
         self.mem_bytes += rec.cost();
@@ -437,6 +459,9 @@ impl Queue {
         if !seg.held.has(place.index) {
             let doubled = seg.doubled_from.is_some_and(|t| item.token >= t);
             self.finish(place);
+            if let Some(chain) = self.chains.get_mut(&place.id.0) {
+                chain.lanes.read(item.lane);
+            }
             if doubled {
                 self.books.found = self.books.found.saturating_sub(1);
             } else {

@@ -83,6 +83,11 @@ impl Replayer {
         Replayer { rule, tokens: 1.0, at: 0, live_had_it: false }
     }
 
+    /// The rule.
+    pub fn rule(&self) -> Replay {
+        self.rule
+    }
+
     /// Whether live ones wait for the backlog of their rank.
     pub fn backlog_first(&self) -> bool {
         self.rule.order == Order::BacklogFirst

@@ -4,6 +4,7 @@
 //! not fit, and the checksum is salted with the segment's name, so that a copy of a record inside another's body, or
 //! left behind by another file, is never taken for one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Keep, Stamp};
@@ -26,6 +27,8 @@ pub const ITEM: u8 = 1;
 pub const SOURCE: u8 = 2;
 /// The last entry of a finished segment.
 pub const FOOTER: u8 = 3;
+/// How many records of which lane a finished segment has.
+pub const LANES: u8 = 4;
 const HAS_SEQ: u8 = 0x08;
 const HAS_TTL: u8 = 0x10;
 const FOREIGN: u8 = 0x20;
@@ -207,6 +210,16 @@ pub fn find(bytes: &[u8], salt: u32, trust: bool) -> Found<'_> {
     if trust || sum == crc(salt, head, payload) { Found::Good(payload) } else { Found::Bad }
 }
 
+/// What is there of a record's payload at the front of `bytes`, its checksum wrong or its end missing.
+pub fn guess(bytes: &[u8], salt: u32) -> Option<&[u8]> {
+    let mut c = Cursor(bytes);
+    let head = c.u32()?;
+    let len = head & MAX_PAYLOAD as u32;
+    c.u32()?;
+    let payload = c.0.get(..len as usize).unwrap_or(c.0);
+    (head >> 22 == check(len, salt) && len > 0 && kind(payload) == ITEM).then_some(payload)
+}
+
 /// Which kind of entry a payload is.
 pub fn kind(payload: &[u8]) -> u8 {
     payload.first().map_or(0, |b| b & KIND)
@@ -236,6 +249,25 @@ pub fn get_source(payload: &[u8]) -> Option<(u64, Source)> {
         _ => Keep::None,
     };
     Some((id, Source { name: String::from_utf8_lossy(c.0).into(), lane, keep }))
+}
+
+/// The payload that says how many records of each lane there are.
+pub fn put_lanes(out: &mut Vec<u8>, lanes: &HashMap<u64, u32>) {
+    out.push(LANES);
+    for (lane, n) in lanes {
+        out.extend_from_slice(&lane.to_le_bytes());
+        put_varint(out, u64::from(*n));
+    }
+}
+
+/// Reads what [`put_lanes`] wrote.
+pub fn get_lanes(payload: &[u8]) -> Option<HashMap<u64, u32>> {
+    let mut c = Cursor(payload.get(1..).filter(|_| kind(payload) == LANES)?);
+    let mut lanes = HashMap::new();
+    while !c.0.is_empty() {
+        lanes.insert(c.u64()?, u32::try_from(c.varint()?).ok()?);
+    }
+    Some(lanes)
 }
 
 /// The payload of a record: the `index`th of its segment, of source number `source`.
@@ -341,6 +373,13 @@ mod tests {
 
     proptest! {
         #[test]
+        fn lanes_come_back_as_they_were(lanes in proptest::collection::hash_map(any::<u64>(), any::<u32>(), 0..50)) {
+            let mut out = Vec::new();
+            put_lanes(&mut out, &lanes);
+            prop_assert_eq!(get_lanes(&out), Some(lanes));
+        }
+
+        #[test]
         fn a_record_comes_back_as_it_was(token in any::<u64>(), seq in any::<Option<u64>>(), ttl in any::<Option<u64>>(),
             boot in 0u64..3, index in any::<u32>(), salt in any::<u32>(), body in proptest::collection::vec(any::<u8>(), 0..300),
             bt in any::<u64>(), bs in any::<u64>(), bw in any::<i64>(), bm in any::<u64>()) {
@@ -357,7 +396,7 @@ mod tests {
                     let _ = (get_item(p, &base, Keep::All, |_| None), get_source(p), kind(p));
                 }
             }
-            let _ = (get_item(&bytes, &base, Keep::All, |_| None), get_source(&bytes));
+            let _ = (get_item(&bytes, &base, Keep::All, |_| None), get_source(&bytes), get_lanes(&bytes), guess(&bytes, salt));
         }
 
         #[test]

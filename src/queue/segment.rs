@@ -13,7 +13,7 @@ pub const HEADER: usize = 64;
 /// Where the first entry begins.
 pub const FIRST: u64 = 2 * HEADER as u64;
 /// Payload of a footer.
-const FOOTER_PAYLOAD: usize = 1 + 4 + 4 + 8 + 8 + 1 + 8 + 25 + HEADER;
+const FOOTER_PAYLOAD: usize = 1 + 4 + 4 + 8 + 8 + 1 + 8 + 25 + 4 + HEADER;
 /// A footer with its head; it ends the file.
 pub const FOOTER: usize = record::HEAD + FOOTER_PAYLOAD;
 const MAGIC: &[u8; 8] = b"PINPOSTQ";
@@ -158,12 +158,29 @@ pub fn read_footer(bytes: &[u8], chain: Chain, token: u64) -> Option<(Summary, B
     }
 }
 
+/// Reads how many records of each lane a segment has from its last bytes, the footer included; `Err`: from so many.
+pub fn read_lanes(bytes: &[u8], chain: Chain, token: u64) -> Result<HashMap<u64, u32>, usize> {
+    let salt = salt(chain, token);
+    let parse = || {
+        let foot = bytes.get(bytes.len().checked_sub(FOOTER)?..)?;
+        let at = record::HEAD + FOOTER_PAYLOAD - HEADER - 4;
+        Some(Cursor(foot.get(at..)?).u32()? as usize)
+    };
+    let Some(len) = parse() else { return Err(FOOTER) };
+    let table = bytes.len().checked_sub(FOOTER + len).and_then(|at| bytes.get(at..)).ok_or(FOOTER + len)?;
+    match record::find(table, salt, false) {
+        Found::Good(p) => record::get_lanes(p).ok_or(0),
+        _ => Err(0),
+    }
+}
+
 fn footer(payload: &[u8], chain: Chain, token: u64) -> Option<(Summary, Base)> {
     let mut c = Cursor(payload.get(1..)?);
     let (count, readings, last_token, first_seq, any, last_seq) =
         (c.u32()?, c.u32()?, c.u64()?, c.u64()?, c.u8()?, c.u64()?);
     let last_seq = (any != 0).then_some(last_seq);
     let last_stamp = record::get_stamp(&mut c)?;
+    c.u32()?;
     match read_one(c.0, chain, token) {
         Header::Good(base) => Some((Summary { count, readings, last_token, first_seq, last_seq, last_stamp }, base)),
         _ => None,
@@ -178,6 +195,8 @@ pub struct Builder {
     salt: u32,
     sources: HashMap<Source, u64>,
     next_source: u64,
+    /// Records by lane.
+    pub lanes: HashMap<u64, u32>,
     /// What was written so far.
     pub summary: Summary,
 }
@@ -196,6 +215,7 @@ impl Builder {
             salt: salt(chain, first.token),
             sources: HashMap::new(),
             next_source: 0,
+            lanes: HashMap::new(),
             summary: Summary::default(),
         }
     }
@@ -210,6 +230,7 @@ impl Builder {
             salt: scan.salt,
             sources,
             next_source: scan.sources.len() as u64,
+            lanes: scan.lanes,
             summary: scan.summary,
         }
     }
@@ -233,6 +254,7 @@ impl Builder {
             }
         };
         let index = self.summary.count;
+        *self.lanes.entry(item.lane).or_default() += 1;
         record::put_entry(out, self.salt, |o| record::put_item(o, &self.base, index, id, item));
         self.summary.add(index, item);
         index
@@ -241,6 +263,9 @@ impl Builder {
     /// Appends the footer.
     pub fn finish(&self, out: &mut Vec<u8>) {
         let s = &self.summary;
+        let before = out.len();
+        record::put_entry(out, self.salt, |o| record::put_lanes(o, &self.lanes));
+        let table = (out.len() - before) as u32;
         record::put_entry(out, self.salt, |o| {
             o.push(record::FOOTER);
             o.extend_from_slice(&s.count.to_le_bytes());
@@ -250,6 +275,7 @@ impl Builder {
             o.push(u8::from(s.last_seq.is_some()));
             o.extend_from_slice(&s.last_seq.unwrap_or(0).to_le_bytes());
             record::put_stamp(o, &s.last_stamp);
+            o.extend_from_slice(&table.to_le_bytes());
             o.extend_from_slice(&header(self.chain, &self.base));
         });
     }
@@ -268,6 +294,20 @@ pub enum Step {
     End(usize, bool),
 }
 
+/// What the torn end of a segment may have held, as far as its bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Torn {
+    /// Records.
+    pub records: u64,
+    /// Their readings begin here…
+    pub from: u64,
+    /// …and end before this.
+    pub to: u64,
+}
+
+/// A batch has fewer records.
+const MAX_TORN: u64 = 1 << 16;
+
 /// A way through a segment's entries.
 #[derive(Debug, Clone)]
 pub struct Scanner {
@@ -276,6 +316,8 @@ pub struct Scanner {
     salt: u32,
     trust: bool,
     sources: Vec<Option<Source>>,
+    /// Records by lane.
+    pub lanes: HashMap<u64, u32>,
     /// Where the next step begins, in the file.
     pub at: usize,
     /// What was seen so far.
@@ -289,7 +331,8 @@ impl Scanner {
     /// At a segment's first entry. `trust`: a planted bug.
     pub fn new(chain: Chain, base: Base, trust: bool) -> Scanner {
         let salt = salt(chain, base.token);
-        Scanner { chain, base, salt, trust, sources: Vec::new(), at: FIRST as usize, summary: Summary::default() }
+        let (sources, lanes, summary) = (Vec::new(), HashMap::new(), Summary::default());
+        Scanner { chain, base, salt, trust, sources, lanes, at: FIRST as usize, summary }
     }
 
     fn parse(&mut self, payload: &[u8]) -> Option<Option<Step>> {
@@ -304,6 +347,7 @@ impl Scanner {
                     return None;
                 }
                 self.summary.add(index, &item);
+                *self.lanes.entry(item.lane).or_default() += 1;
                 Some(Some(Step::Item(index, item)))
             }
             record::SOURCE => {
@@ -317,6 +361,7 @@ impl Scanner {
                 }
                 Some(None)
             }
+            record::LANES => record::get_lanes(payload).map(|_| None),
             record::FOOTER => Some(Some(Step::Footer(footer(payload, self.chain, self.base.token)?.0))),
             _ => None,
         }
@@ -369,9 +414,34 @@ impl Scanner {
         }
     }
 
+    /// What lies behind `end`, where the good entries end: heads that are plausible, checksums or not.
+    pub fn torn(&self, file: &[u8], end: usize) -> Torn {
+        let s = &self.summary;
+        let from = s.last_seq.map_or(self.base.seq, |l| l + 1);
+        // Whatever it was, it was something.
+        let mut torn = Torn { records: 1, from, to: from + 1 };
+        let mut at = end;
+        while let Some(rest) = file.get(at..).filter(|r| r.len() > record::HEAD) {
+            let item = record::guess(rest, self.salt)
+                .and_then(|p| Some((p.len(), record::get_item(p, &self.base, Keep::All, |_| None)?)))
+                .filter(|(_, (index, item))| {
+                    let near = |v: u64, least: u64| v >= least && v - least < MAX_TORN;
+                    near(u64::from(*index), u64::from(s.count)) && item.seq.is_none_or(|q| near(q, from))
+                });
+            let Some((len, (index, item))) = item else {
+                at += 1;
+                continue;
+            };
+            torn.records = torn.records.max(u64::from(index - s.count) + 1);
+            torn.to = torn.to.max(item.seq.map_or(0, |q| q + 1));
+            at += record::HEAD + len;
+        }
+        torn
+    }
+
     fn clone_for_probe(&self) -> Scanner {
         let Scanner { chain, base, salt, trust, at, summary, .. } = *self;
-        Scanner { chain, base, salt, trust, at, summary, sources: Vec::new() }
+        Scanner { chain, base, salt, trust, at, summary, sources: Vec::new(), lanes: HashMap::new() }
     }
 }
 

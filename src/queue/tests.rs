@@ -256,7 +256,7 @@ fn a_rate_holds_back_only_the_backlog() {
     }
     q.link_up();
     for i in 0..5 {
-        q.append(reading(1, &format!("live {i}")), T0);
+        q.append(reading(2, &format!("live {i}")), T0);
     }
     assert_eq!(drain(&mut q).len(), 6);
     let wait = q.next_take(T0).unwrap();

@@ -46,6 +46,8 @@ pub enum Job {
         last_seq: Option<u64>,
         /// All of the rest, without bodies, because the segment is to be dropped.
         names_only: bool,
+        /// Only these lanes; empty: all.
+        lanes: Vec<u64>,
     },
     /// Save the state.
     Save(State),
@@ -121,6 +123,10 @@ pub struct Standing {
     pub sealed: bool,
     /// Given up after a failed write: what may lie behind its last record does not count.
     pub cut: bool,
+    /// Its end was torn by a power cut, and that is reported.
+    pub torn: bool,
+    /// The set of lanes of which there is something, see `lanes::bit`.
+    pub lanes: u64,
 }
 
 impl Standing {

@@ -123,8 +123,6 @@ pub(super) struct Desk {
     /// Where the queue lies.
     pub dir: PathBuf,
     pub clock: Arc<Clock>,
-    /// Names this run's clock.
-    pub run: u64,
     /// Tells when the queue's thread has done something, and wakes the hub for the gaps that a purge leaves.
     pub outbox: Arc<QueueOutbox>,
 }
@@ -140,9 +138,10 @@ impl Desk {
 
     /// What waits now, one after the other, read while it is asked for: the queue goes on meanwhile.
     pub(super) fn records(&self) -> impl Iterator<Item = Map<String, Json>> + use<> {
-        let (run, now) = (self.run, self.clock.now());
+        let (epoch, now) = (self.clock.epoch(), self.clock.now());
+        let now = Now { mono: Mono(now.mono.0 + Duration::from_millis(epoch.start)), ..now };
         let view = self.queue.lock().view();
-        let ours = move |k: &Kept| (k.stamp.boot == run).then_some(now);
+        let ours = move |k: &Kept| (k.stamp.boot == epoch.id).then_some(now);
         Inspector::live(&self.dir, view).map(move |kept| describe(&kept, ours(&kept)))
     }
 

@@ -71,7 +71,6 @@ pub(super) struct Ears {
 pub(super) struct Hub {
     pub engine: Engine,
     pub clock: Arc<Clock>,
-    pub run: u64,
     pub queue: Shared,
     pub outbox: Arc<QueueOutbox>,
     pub link: LinkHandle,
@@ -277,7 +276,7 @@ impl Hub {
     }
 
     fn send(&mut self, outgoing: Outgoing) {
-        let now = self.clock.now();
+        let (now, epoch) = (self.clock.now(), self.clock.epoch());
         let entry = queue::Entry {
             reading: outgoing.reading,
             rank: outgoing.priority as u8,
@@ -289,11 +288,14 @@ impl Hub {
             },
             in_order: outgoing.retain,
             expires: outgoing.expires.map(|m| m.0),
-            stamp: queue_stamp(&outgoing.taken.unwrap_or_else(|| now.stamp()), self.run),
+            stamp: queue_stamp(&outgoing.taken.unwrap_or_else(|| now.stamp()), epoch),
             source: outgoing.source,
             body: outgoing.record.encode(),
         };
-        self.queue.lock().append(entry, now.mono.0);
+        let mut queue = self.queue.lock();
+        // The queue learns of a clock that was set.
+        queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), epoch));
+        queue.append(entry, now.mono.0);
     }
 
     /// Tells of readings that were lost, and of a memory that cannot keep what it is told.
@@ -312,8 +314,7 @@ impl Hub {
 
     fn health(&mut self, reply: Option<commands::Reply>, fx: &mut Vec<Effect>) {
         let now = self.clock.now();
-        // the queue learns of a clock that was set
-        let stamp = queue_stamp(&now.stamp(), self.run);
+        let stamp = queue_stamp(&now.stamp(), self.clock.epoch());
         let (stats, words) = {
             let mut queue = self.queue.lock();
             queue.set_clock(now.mono.0, stamp);

@@ -81,7 +81,6 @@ pub struct Daemon {
     outbox: Arc<QueueOutbox>,
     pins: Pins,
     clock: Arc<Clock>,
-    run: u64,
     /// Outputs that a reload may leave as they are.
     places: Vec<(DeviceId, reload::Place)>,
     memory: Memory,
@@ -130,16 +129,16 @@ impl Daemon {
     }
 
     fn begin(plan: Plan, heritage: &mut Heritage) -> Result<Daemon, StartError> {
-        let (pins, clock, run) = (heritage.pins.clone(), heritage.clock.clone(), heritage.run);
+        let (pins, clock) = (heritage.pins.clone(), heritage.clock.clone());
         let state = StateDir::open(&plan.queue.dir);
 
         let now = clock.now();
         let mut options = plan.queue.clone();
-        options.clock = outbox::queue_stamp(&now.stamp(), run);
+        options.clock = outbox::queue_stamp(&now.stamp(), clock.epoch());
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
         let shared = Shared::new(queue, clock.start());
         let wake_hub = Arc::new(Notify::new());
-        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), run, wake_hub.clone());
+        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone());
         let ready = outbox.clone();
         let writer = Writer::start(shared.clone(), log, move || ready.news())
             .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
@@ -164,7 +163,6 @@ impl Daemon {
             queue: shared.clone(),
             dir: plan.queue.dir.clone(),
             clock: clock.clone(),
-            run,
             outbox: outbox.clone(),
         };
         let socket = control::start(state.path(), desk);
@@ -235,7 +233,6 @@ impl Daemon {
         let hub = Hub {
             engine,
             clock: clock.clone(),
-            run,
             queue: shared,
             outbox: outbox.clone(),
             link: link_handle.clone(),
@@ -269,7 +266,6 @@ impl Daemon {
             outbox,
             pins,
             clock,
-            run,
             places,
             memory,
             #[cfg(test)]

@@ -1,34 +1,35 @@
 //! The queue as the link sees it: records become messages when they leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Epoch};
 use crate::link::{Outbound, Outbox, Refusal};
-use crate::model::{Mono, Stamp, Wall};
+use crate::model::{Mono, Now, Stamp, Wall};
 use crate::queue::{self, Gap, Shared};
 use crate::wire::Record;
 use crate::wire::record::Sending;
 
-/// A stamp as the queue keeps it; `run` names this run's clock.
-pub(super) fn queue_stamp(stamp: &Stamp, run: u64) -> queue::Stamp {
-    queue::Stamp { wall: stamp.wall.0, mono: stamp.mono.0.as_millis() as u64, boot: run, synced: stamp.synced }
+/// A stamp as the queue keeps it: by the clock of this boot, so that a later process can put it right too.
+pub(super) fn queue_stamp(stamp: &Stamp, epoch: Epoch) -> queue::Stamp {
+    let mono = epoch.start + stamp.mono.0.as_millis() as u64;
+    queue::Stamp { wall: stamp.wall.0, mono, boot: epoch.id, synced: stamp.synced }
 }
 
 /// The queue as the link sees it.
 pub(super) struct QueueOutbox {
     queue: Shared,
     clock: Arc<Clock>,
-    run: u64,
     link: Notify,
     hub: Arc<Notify>,
     /// Whoever else waits for the queue's thread.
     others: Notify,
-    gaps: Mutex<Vec<Gap>>,
+    /// A timer is set for the next report of loss.
+    told: AtomicBool,
     /// The hub holds devices back.
     holding: AtomicBool,
     /// A timer is set for the next record that the replay rate allows.
@@ -38,15 +39,14 @@ pub(super) struct QueueOutbox {
 }
 
 impl QueueOutbox {
-    pub(super) fn new(queue: Shared, clock: Arc<Clock>, run: u64, hub: Arc<Notify>) -> Arc<QueueOutbox> {
+    pub(super) fn new(queue: Shared, clock: Arc<Clock>, hub: Arc<Notify>) -> Arc<QueueOutbox> {
         Arc::new_cyclic(|this| QueueOutbox {
             queue,
             clock,
-            run,
             link: Notify::new(),
             hub,
             others: Notify::new(),
-            gaps: Mutex::default(),
+            told: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             paced: AtomicBool::new(false),
             this: this.clone(),
@@ -82,10 +82,25 @@ impl QueueOutbox {
         pressed
     }
 
-    /// Reports of loss since the last call.
+    /// Reports of loss that have stopped growing; the hub is woken when there are more.
     pub(super) fn take_gaps(&self) -> Vec<Gap> {
-        let mut gaps = std::mem::take(&mut *self.gaps.lock().unwrap_or_else(|e| e.into_inner()));
-        gaps.extend(self.queue.lock().take_gaps());
+        let now = self.clock.now().mono.0;
+        let mut queue = self.queue.lock();
+        let gaps = queue.take_settled_gaps(now);
+        let next = queue.next_gap(now);
+        drop(queue);
+        if let Some(wait) = next
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            let this = self.this.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                if let Some(this) = this.upgrade() {
+                    this.told.store(false, Ordering::Relaxed);
+                    this.hub.notify_one();
+                }
+            });
+        }
         gaps
     }
 
@@ -108,13 +123,15 @@ impl Outbox for QueueOutbox {
     fn take(&self) -> Option<Outbound> {
         loop {
             let now = self.clock.now();
+            let epoch = self.clock.epoch();
             let mut queue = self.queue.lock();
+            // The queue learns of a clock that was set.
+            queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), epoch));
             let Some(out) = queue.take(now.mono.0) else {
                 let wait = queue.next_take(now.mono.0);
-                let gaps = queue.take_gaps();
+                let lost = queue.next_gap(now.mono.0).is_some();
                 drop(queue);
-                if !gaps.is_empty() {
-                    self.gaps.lock().unwrap_or_else(|e| e.into_inner()).extend(gaps);
+                if lost && !self.told.load(Ordering::Relaxed) {
                     self.hub.notify_one();
                 }
                 if let Some(wait) = wait {
@@ -131,9 +148,9 @@ impl Outbox for QueueOutbox {
                     mono: Mono(Duration::from_millis(out.stamp.mono)),
                     synced: out.stamp.synced,
                 },
-                ours: out.stamp.boot == self.run,
+                ours: out.stamp.boot == epoch.id,
                 expires_in: out.expires_in,
-                now,
+                now: Now { mono: Mono(now.mono.0 + Duration::from_millis(epoch.start)), ..now },
             };
             match Record::decode(&out.body) {
                 Ok(record) => return Some(Outbound { token: out.token, message: record.into_message(&sending) }),

@@ -39,8 +39,6 @@ impl Place {
 pub struct Heritage {
     pub(super) pins: Pins,
     pub(super) clock: Arc<Clock>,
-    /// Names the clock in the queue's stamps.
-    pub(super) run: u64,
     /// Outputs that were left as they are.
     pub(super) kept: Vec<Place>,
     /// The directory of small things that still says that a daemon runs.
@@ -55,7 +53,6 @@ impl Heritage {
         Heritage {
             pins,
             clock: Arc::new(Clock::new()),
-            run: fastrand::u64(1..),
             kept: Vec::new(),
             state: None,
             #[cfg(feature = "broker")]
@@ -111,7 +108,6 @@ impl Daemon {
         Heritage {
             pins: self.pins,
             clock: self.clock,
-            run: self.run,
             kept,
             state: Some(self.state),
             #[cfg(feature = "broker")]

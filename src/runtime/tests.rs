@@ -72,7 +72,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         queue.lock().append(crate::queue::Entry { body: vec![0; 100], ..Default::default() }, Duration::ZERO);
     }
     let wake = Arc::new(Notify::new());
-    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), 1, wake.clone());
+    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), wake.clone());
     let (link_tx, link) = mpsc::channel(LINK_EVENTS);
     let (_, handle) = Link::new(plan.link, outbox.clone(), link_tx.clone());
     let devices: Vec<_> = plan.devices.iter().map(|d| d.spec.clone()).collect();
@@ -96,7 +96,6 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
     let hub = Hub {
         engine: Engine::new(setup, &clock.now()),
         clock,
-        run: 1,
         queue,
         outbox,
         link: handle,

@@ -92,8 +92,44 @@ fn an_output_cannot_be_driven_and_rubbish_drives_nothing() {
     gateway.stop();
 }
 
+#[test]
+fn a_button_tells_gestures_and_a_group_is_one_word() {
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(
+        &broker,
+        "devices:
+  button: { kind: digital_in, pin: 23, pull: up, inverted: true, debounce: { on: 10ms, off: 20ms }, gestures: [click, long], retain: true }
+  word: { kind: digital_in, group: [5, 6, 12], debounce: 300ms }
+",
+    );
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    assert!(!all.expect("gw/button/state", "OFF").retain);
+    all.expect("gw/word", "0");
+    publish(&broker, "gw/sim/pin/23/set", "0", &[]);
+    all.expect("gw/button/state", "ON");
+    publish(&broker, "gw/sim/pin/23/set", "1", &[]);
+    all.expect("gw/button/state", "OFF");
+    all.expect("gw/button/gesture", "click");
+    publish(&broker, "gw/sim/pin/23/set", "0", &[]);
+    all.expect("gw/button/gesture", "long");
+
+    // the pins come one by one; no word between is seen
+    for (pin, level) in [(5, "1"), (6, "1"), (12, "1"), (6, "0")] {
+        publish(&broker, &format!("gw/sim/pin/{pin}/set"), level, &[]);
+    }
+    all.expect("gw/word", "5");
+
+    // a gesture is an event: nobody finds one that is over
+    let mut later = Watch::on(&mut broker, "gw/#");
+    later.expect("gw/button/state", "ON");
+    later.next("gw/bridge/health");
+    assert!(later.left("gw/button/gesture").is_empty());
+    gateway.stop();
+}
+
 /// Each line is a message.
-fn lines(broker: &Mosquitto, topic: &str, text: &str) {
+pub fn lines(broker: &Mosquitto, topic: &str, text: &str) {
     let mut command = std::process::Command::new("mosquitto_pub");
     command.args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-q", "1", "-t", topic, "-l"]);
     crate::support::program::run(&mut command, text.as_bytes()).with(0);

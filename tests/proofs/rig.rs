@@ -35,6 +35,8 @@ pub struct Rig {
     /// What was heard and is not a reading, until it is asked for.
     pub talk: Vec<Heard>,
     pub gateway: Option<Gateway>,
+    /// What is being done, for the one who reads of a failure.
+    pub name: String,
 }
 
 impl Rig {
@@ -67,6 +69,7 @@ impl Rig {
             rng: Rng::with_seed(seed),
             talk: Vec::new(),
             gateway: None,
+            name: String::new(),
         };
         rig.configure("", queue);
         rig
@@ -191,20 +194,43 @@ devices:
         while !there(self) {
             if begun.elapsed() >= PATIENCE {
                 let said = self.gateway.as_ref().map(|g| g.program.err.so_far()).unwrap_or_default();
-                let broker = self.broker.log();
-                let broker = broker.lines().rev().take(60).collect::<Vec<_>>().join("\n");
-                panic!("in vain: {what}; {}; the daemon said: {said}\n{broker}", self.books);
+                panic!("{}: in vain: {what}; {}; the daemon said: {said}", self.name, self.books);
             }
             self.listen(LOOK);
         }
     }
 
+    /// Whether this number is on disk or has come.
+    pub fn is_kept(&self, n: u64) -> bool {
+        let is = |k: &Kept| crate::books::name_of(k).1 == n;
+        self.books.has_come(n) || on_disk(&self.dir()).iter().any(is)
+    }
+
     /// Waits until this number is on disk or has come.
     #[track_caller]
     pub fn until_kept(&mut self, n: u64) {
-        let dir = self.dir();
-        let is = |k: &Kept| crate::books::name_of(k).1 == n;
-        self.until(&format!("{n} is kept"), |rig| rig.books.has_come(n) || on_disk(&dir).iter().any(is));
+        self.until(&format!("{n} is kept"), |rig| rig.is_kept(n));
+    }
+
+    /// With the door open: writes readings until one comes. From its number on, which is returned, none may get lost:
+    /// what is written earlier may fall into the opening of the port. `None`: the daemon has ended.
+    pub fn hello(&mut self) -> Option<u64> {
+        let begun = Instant::now();
+        loop {
+            let refused = u64::from(self.books.written % 16 == 15);
+            self.feed(1 + refused, 0);
+            let (n, fed) = (self.last(), Instant::now());
+            while fed.elapsed() < Duration::from_millis(50) {
+                self.listen(LOOK);
+                if self.books.has_come(n) {
+                    return Some(n);
+                }
+            }
+            if !self.lives() {
+                return None;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}: it reads nothing", self.name);
+        }
     }
 
     /// Waits until this number has come.
@@ -271,8 +297,7 @@ devices:
             self.start();
         }
         self.set_door(true);
-        assert!(self.feed(2, 0));
-        self.until_come(self.last());
+        assert!(self.hello().is_some(), "{}: the daemon has ended", self.name);
         self.until("everything has left", |rig| {
             let health = rig.health();
             health["queue"]["waiting"] == 0

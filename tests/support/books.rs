@@ -180,7 +180,9 @@ pub struct Books {
     /// Whatever a gap names.
     lost: HashSet<u64>,
     /// The first arrivals of a point, replayed or not, never go back.
-    last: HashMap<(String, bool), u64>,
+    last: HashMap<(String, bool, bool), u64>,
+    /// Numbers below this are of a life whose disk may be found late: they may come behind those of this life.
+    pub earlier: u64,
     /// Came again.
     pub duplicates: u64,
     /// The greatest number of delivered readings that the disk still held at an audit.
@@ -268,7 +270,7 @@ impl Books {
         }
         self.recent.push(heard.at);
         let replayed = heard.user.contains_key("replayed");
-        let last = self.last.insert((name.0.clone(), replayed), name.1);
+        let last = self.last.insert((name.0.clone(), replayed, name.1 < self.earlier), name.1);
         assert!(last.is_none_or(|l| l < name.1), "{name:?} came after {last:?} (replayed: {replayed})");
     }
 
@@ -376,8 +378,12 @@ impl Books {
         self.recent.iter().filter(|at| **at >= since).count()
     }
 
+    /// Whether this number has come.
     pub fn has_come(&self, n: u64) -> bool {
-        self.seqs.iter().any(|((_, m), seq)| *m == n && self.delivered.contains(seq))
+        ["a", "b", "c"].iter().any(|point| {
+            let name = (format!("gw/probe/{point}"), n);
+            self.seqs.get(&name).is_some_and(|seq| self.delivered.contains(seq))
+        })
     }
 
     pub fn delivered(&self) -> usize {
@@ -392,10 +398,11 @@ impl Books {
         self.dead.len()
     }
 
-    /// Written numbers that neither came nor are known to be on disk.
-    pub fn unseen(&self, numbers: std::ops::Range<u64>) -> usize {
-        let seen: BTreeSet<u64> = self.seqs.keys().map(|(_, n)| *n).collect();
-        numbers.filter(|n| !seen.contains(n)).count()
+    /// Numbers that should have come and have not, those aside that the broker refuses.
+    pub fn uncome(&self, numbers: std::ops::Range<u64>) -> Vec<u64> {
+        let came: HashSet<u64> =
+            self.seqs.iter().filter(|(_, seq)| self.delivered.contains(seq)).map(|((_, n), _)| *n).collect();
+        numbers.filter(|n| n % 16 != 15 && !came.contains(n)).collect()
     }
 
     /// What the subscriber should have got by now and has not: numbers between the first and the last that no message,
