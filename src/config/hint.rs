@@ -29,14 +29,14 @@ const LATER: &[(Level, &[&str])] = &[
         &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
     ),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["pwm", "servo", "system"]),
+    (Level::Kind, &["system"]),
     (Level::Device, &["requires", "alarm"]),
     (Level::Point, &["alarm"]),
     (Level::Filter, &["calibrate", "timeout", "expression"]),
 ];
 
 /// The same for words of a list of words, by key.
-const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"]), ("initial", &["restore"])];
+const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"])];
 
 /// Whether a later version knows `word` as a value of `key`.
 pub fn later_word(key: &str, word: &str) -> bool {

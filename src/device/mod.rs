@@ -10,7 +10,10 @@ mod digital_out;
 mod encoder;
 mod input;
 mod modbus;
+mod output;
+mod pwm;
 mod serial;
+mod servo;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,7 +32,7 @@ use crate::hal::bus::{self, Bus};
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
     Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
@@ -42,7 +45,16 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[
+    counter::KIND,
+    digital_in::KIND,
+    digital_out::KIND,
+    encoder::KIND,
+    modbus::KIND,
+    pwm::KIND,
+    serial::KIND,
+    servo::KIND,
+];
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -368,10 +380,8 @@ pub struct Context {
     pub answers: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
-    /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
-    pub start_safe: bool,
-    /// The output was ours a moment ago, before a reload: it begins as it is.
-    pub start_kept: bool,
+    /// How an output begins; after that it is the safe state: whoever takes a pin again does no harm with it.
+    pub begin: Begin,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -470,8 +480,7 @@ pub(crate) mod testing {
                 answers: up.clone(),
                 up,
                 orders: from_hub,
-                start_safe: false,
-                start_kept: false,
+                begin: Begin::AsWritten,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }

@@ -61,7 +61,7 @@ pub(super) struct Ears {
     /// Answers, and all that outputs say: never held back.
     pub answers: mpsc::Receiver<Report>,
     pub link: mpsc::Receiver<LinkEvent>,
-    pub levels: mpsc::UnboundedReceiver<(u8, bool)>,
+    pub levels: mpsc::UnboundedReceiver<(u8, f64)>,
     pub asks: mpsc::Receiver<Ask>,
     /// The queue has something to say (gaps).
     pub wake: Arc<Notify>,

@@ -25,9 +25,9 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
 use crate::engine::commands::Reply;
-use crate::engine::{Engine, Setup, bridge};
+use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::hal::sim::SimBoard;
-use crate::hal::{Board, Level};
+use crate::hal::Board;
 use crate::link::{Link, LinkHandle};
 use crate::model::DeviceId;
 use crate::plan::Plan;
@@ -177,8 +177,8 @@ impl Daemon {
         let (level_tx, level_rx) = mpsc::unbounded_channel();
         if let Some(sim) = &pins.sim {
             // bounded by our own writes: every level is one of them
-            sim.watch(Box::new(move |pin, level| {
-                let _ = level_tx.send((pin, level == Level::High));
+            sim.watch(Box::new(move |pin, high| {
+                let _ = level_tx.send((pin, high));
             }));
         }
         let info = bridge::Info {
@@ -200,7 +200,14 @@ impl Daemon {
             boot: clock.boot(),
             abnormal,
         };
-        let engine = Engine::new(setup, &clock.now());
+        let mut engine = Engine::new(setup, &clock.now());
+        let mut prepared = Vec::new();
+        engine.prepare(&mut prepared);
+        for effect in prepared {
+            if let Effect::Remember { key, value, urgent } = effect {
+                memory.set(&key, value.as_ref(), urgent);
+            }
+        }
         for port in plan.ports {
             // it ends with the last device on it
             tokio::spawn(supervisor::keep(port));
@@ -219,8 +226,7 @@ impl Daemon {
                 up: if device.spec.output.is_some() { answer_tx.clone() } else { report_tx.clone() },
                 answers: answer_tx.clone(),
                 orders,
-                start_safe: abnormal,
-                start_kept: kept(device.spec.id),
+                begin: engine.begin(device.spec.id, kept(device.spec.id)),
                 memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));
