@@ -61,3 +61,7 @@ deny:
 lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
+
+# Kills the daemon a thousand times while random commands move its outputs; the simulated pins are the judge (minutes).
+kill-outputs kills="1000":
+    PINPOST_KILLS={{kills}} cargo test --test daemon no_kill_breaks -- --nocapture

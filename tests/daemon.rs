@@ -6,6 +6,8 @@ mod counters;
 mod fronts;
 #[path = "daemon/inputs.rs"]
 mod inputs;
+#[path = "daemon/kills.rs"]
+mod kills;
 #[path = "daemon/link.rs"]
 mod link;
 #[path = "daemon/modbus.rs"]

@@ -289,6 +289,22 @@ pub struct Port {
     pub stop_bits: Option<u8>,
     /// Default none.
     pub flow_control: Option<FlowControl>,
+    /// The driver switches an RS-485 transmitter by RTS; default: it is not asked to.
+    pub rs485: Option<Rs485>,
+}
+
+/// How the driver switches an RS-485 transmitter.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Rs485 {
+    /// RTS while sending: on (default) or off; in between it is the other.
+    pub rts: Option<OnOff>,
+    /// From RTS to the first bit, at most 100ms; default 0ms.
+    pub delay_before: Option<Span>,
+    /// From the last bit to RTS, at most 100ms; default 0ms.
+    pub delay_after: Option<Span>,
+    /// Whether what is sent is received too; default no.
+    pub echo: Option<OnOff>,
 }
 
 /// USB adapter by its ids.

@@ -8,10 +8,10 @@ mod counter;
 mod digital_in;
 mod digital_out;
 mod encoder;
-mod input;
-mod modbus;
 mod output;
 mod pwm;
+mod input;
+mod modbus;
 mod serial;
 mod servo;
 

@@ -11,6 +11,7 @@
 
 mod command;
 pub mod pty;
+pub mod rs485;
 mod tcp;
 mod tty;
 mod wait;
@@ -84,12 +85,21 @@ pub struct Line {
     pub stop_bits: u8,
     /// Who stops whom.
     pub flow_control: FlowControl,
+    /// Whether the driver switches an RS-485 transmitter by RTS.
+    pub rs485: Option<rs485::Rs485>,
 }
 
 impl Default for Line {
     /// 9600 8N1 without flow control.
     fn default() -> Line {
-        Line { baud_rate: 9600, data_bits: 8, parity: Parity::None, stop_bits: 1, flow_control: FlowControl::None }
+        Line {
+            baud_rate: 9600,
+            data_bits: 8,
+            parity: Parity::None,
+            stop_bits: 1,
+            flow_control: FlowControl::None,
+            rs485: None,
+        }
     }
 }
 

@@ -4,8 +4,12 @@
 //! held by one owner, as on a real board.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::{Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, Level, OutputPin, Pull, PwmPin, Start};
 
@@ -35,6 +39,7 @@ impl Pin {
 struct Shared {
     pins: Mutex<BTreeMap<u8, Pin>>,
     watcher: Mutex<Option<Watcher>>,
+    trace: Mutex<Option<File>>,
 }
 
 impl Shared {
@@ -42,6 +47,11 @@ impl Shared {
         self.pins.lock().unwrap_or_else(|e| e.into_inner())
     }
     fn tell(&self, pin: u8, high: f64) {
+        if let Some(trace) = &mut *self.trace.lock().unwrap_or_else(|e| e.into_inner()) {
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+            // one write, so that a line is whole whatever happens to the process
+            let _ = trace.write_all(format!("{} {pin} {high}\n", now.as_nanos()).as_bytes());
+        }
         if let Some(watch) = &*self.watcher.lock().unwrap_or_else(|e| e.into_inner()) {
             watch(pin, high);
         }
@@ -72,6 +82,12 @@ impl SimBoard {
     /// Who is told of the outputs' levels from now on.
     pub fn watch(&self, watcher: Watcher) {
         *self.shared.watcher.lock().unwrap_or_else(|e| e.into_inner()) = Some(watcher);
+    }
+
+    /// Appends every output's level at its takeover, and every change of it, to a file: nanoseconds of the monotonic
+    /// clock, pin, share, a line each.
+    pub fn trace(&self, file: File) {
+        *self.shared.trace.lock().unwrap_or_else(|e| e.into_inner()) = Some(file);
     }
 
     /// Drives a pin from outside, as a switch or sensor would. An output cannot be driven.

@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::mask::Masks;
-use crate::config::raw::{Broker, Port, Raw, ReplayOrder, WhenFull};
-use crate::config::scalar::SyncKey;
+use crate::config::raw::{Broker, FlowControl, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
+use crate::config::scalar::{Span, SyncKey};
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
 use crate::engine::filters::{Chain, FILTERS};
 use crate::hal::bus;
+use crate::hal::port::rs485::{LONGEST_DELAY, Rs485};
 use crate::hal::port::{Line, PortKind, PortSpec};
 use crate::link::LinkConfig;
 use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
@@ -281,6 +282,23 @@ impl Resolver<'_> {
         }
     }
 
+    fn rs485(&mut self, name: &str, keys: Rs485Keys) -> Rs485 {
+        let mut delay = |key: &str, span: Option<Span>| {
+            let delay = span.map_or(Duration::ZERO, |s| s.0);
+            if delay > LONGEST_DELAY {
+                let text = format!("`{key}` is longer than the kernel takes");
+                self.error(&["ports", name, "rs485", key], text, "write at most 100ms");
+            }
+            delay
+        };
+        Rs485 {
+            before: delay("delay_before", keys.delay_before),
+            after: delay("delay_after", keys.delay_after),
+            rts_on_send: keys.rts.is_none_or(|rts| rts.0),
+            listen: keys.echo.unwrap_or_default().0,
+        }
+    }
+
     fn port(&mut self, name: &str, port: &Port) -> Option<PortSpec> {
         let serial = [
             ("baud_rate", port.baud_rate.is_some()),
@@ -288,6 +306,7 @@ impl Resolver<'_> {
             ("parity", port.parity.is_some()),
             ("stop_bits", port.stop_bits.is_some()),
             ("flow_control", port.flow_control.is_some()),
+            ("rs485", port.rs485.is_some()),
         ];
         let line = Line {
             baud_rate: port.baud_rate.unwrap_or(9600),
@@ -295,7 +314,12 @@ impl Resolver<'_> {
             parity: port.parity.unwrap_or_default(),
             stop_bits: port.stop_bits.unwrap_or(1),
             flow_control: port.flow_control.unwrap_or_default(),
+            rs485: port.rs485.map(|keys| self.rs485(name, keys)),
         };
+        if line.rs485.is_some() && line.flow_control == FlowControl::Hardware {
+            let help = "remove flow_control: hardware; RTS cannot do both";
+            self.error(&["ports", name, "rs485"], "`rs485` and hardware flow control both want RTS", help);
+        }
         if line.baud_rate == 0 {
             self.error(&["ports", name, "baud_rate"], "a line of 0 bits a second", "write baud_rate: 9600");
         }

@@ -334,10 +334,12 @@ impl Outputs {
             if switches_off {
                 output.off_at = Some(retry("switching off failed; trying again"));
             }
+            self.note(device, now);
             return Vec::new();
         };
         output.now_is(read, flight.map_or(now.mono, |f| f.ordered), now.mono);
         if output.flights > 0 {
+            self.note(device, now);
             return Vec::new();
         }
         output.lasting = match wished {
@@ -557,7 +559,8 @@ impl Outputs {
                 forced.extend(self.force(id, to, "stop".into(), false, now.mono));
             }
         }
-        let all: Vec<_> = self.list.keys().copied().collect();
+        let mut all: Vec<_> = self.list.keys().copied().collect();
+        all.sort();
         for id in all {
             self.note(id, now);
             if let Some(output) = self.list.get_mut(&id) {

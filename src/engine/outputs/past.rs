@@ -110,7 +110,8 @@ impl Output {
 
     /// What the next run has to know.
     pub(super) fn record(&self, boot: &Boot, now: &Now) -> Json {
-        let on = self.is.is_some_and(Setting::is_on);
+        // what is on its way may get there
+        let on = self.is.is_some_and(Setting::is_on) || self.writing.is_some() || self.fading.is_some();
         let level = if let Setting::On(n) = self.lasting { Some(n) } else { None };
         let on_from = match (&self.past, level) {
             (_, None) => Json::Null,

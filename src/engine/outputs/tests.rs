@@ -223,6 +223,21 @@ fn the_time_off_is_remembered_after_a_stop_in_order_only() {
 }
 
 #[test]
+fn a_switching_off_that_failed_at_the_stop_is_no_time_off() {
+    let boot = Boot { id: "b".into(), offset: ms(10_000) };
+    let list = [device(0, OutputLimits { min_off: ms(1000), on_stop: Some(OFF), ..Default::default() })];
+    let (id, mut o, mut memory) = (DeviceId(0), outputs(&list), BTreeMap::new());
+    o.seen(id, OFF, &at(0));
+    assert_eq!(o.wish(id, Wish::On, &at(2000)), write(ON));
+    assert_eq!(o.stop(&[], &at(2001)).len(), 1);
+    o.settled(id, Some(ON), &at(2002));
+    o.settled(id, None, &at(2003));
+    next_run(&mut o, &mut memory, &list, &boot, false, &at(0));
+    o.seen(id, OFF, &at(0));
+    assert_eq!(kind(o.wish(id, Wish::On, &at(900))), OutcomeKind::Rejected);
+}
+
+#[test]
 fn restore_brings_back_what_was_wished_once_and_for_what_is_left_of_its_time() {
     let boot = Boot { id: "b".into(), offset: ms(0) };
     let list =

@@ -50,6 +50,7 @@ async fn bytes_go_both_ways_through_a_link_with_a_line_that_a_pseudo_terminal_ca
         parity: Parity::Odd,
         stop_bits: 2,
         flow_control: FlowControl::Hardware,
+        rs485: None,
     };
     let spec =
         PortSpec { name: "meter".into(), kind: PortKind::Path { path: link.to_string_lossy().into_owned(), line } };
@@ -301,4 +302,15 @@ impl<F: Future<Output = Result<Stream, HalError>>> UnwrapSoon for F {
     async fn unwrap_soon(self) -> Stream {
         soon(self).await.unwrap()
     }
+}
+
+#[tokio::test]
+async fn a_driver_that_cannot_switch_rs485_is_named_with_what_to_do() {
+    let (_sensor, path) = pty();
+    let usual = rs485::Rs485 { rts_on_send: true, before: Duration::ZERO, after: Duration::ZERO, listen: false };
+    let line = Line { rs485: Some(usual), ..Line::default() };
+    let spec = PortSpec { name: "meter".into(), kind: PortKind::Path { path: path.clone(), line } };
+    let e = soon(open(&spec)).await.unwrap_err();
+    assert_eq!(e.kind, HalErrorKind::Unsupported);
+    assert!(e.text.contains(&path) && e.text.contains("leave `rs485` out"), "{e}");
 }

@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_serial::{ClearBuffer, SerialPort, SerialStream};
 
-use super::Line;
+use super::{Line, rs485};
 use crate::config::raw::{FlowControl, Parity};
 use crate::config::scalar::UsbId;
 use crate::hal::list::{PortInfo, serial_ports_in};
@@ -82,6 +82,9 @@ fn open_now(root: &Path, path: &str, line: Line) -> Result<Tty, HalError> {
     }
     if !pseudo && let Some((pid, program)) = holder(path, std::process::id()) {
         log::warn!("{path} is also open in {program} (pid {pid}), which takes bytes away; {}", advice(&program, path));
+    }
+    if let Some(rs485) = line.rs485 {
+        rs485::set(stream.as_raw_fd(), path, rs485)?;
     }
     stream.clear(ClearBuffer::Input).map_err(|e| HalError::new(HalErrorKind::Io, format!("{path}: {e}")))?;
     Ok(Tty { stream, line })

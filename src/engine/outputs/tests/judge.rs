@@ -376,6 +376,7 @@ fn judge(list: &[DeviceSpec], trace: &[Moved], down: &[(u64, u64)], failures: bo
     Ok(())
 }
 
+/// How many; more with `PINPOST_HISTORIES`.
 fn histories() -> u32 {
     std::env::var("PINPOST_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
 }
