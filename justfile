@@ -44,6 +44,10 @@ bench:
 bench-daemon:
     cargo bench --bench daemon
 
+# Simulated power cuts of the queue, optimised; a million takes minutes: just crash-states 100000000.
+crash-states n="1000000":
+    QUEUE_CRASH_STATES={{n}} .ci/crash-states.sh
+
 # The broker's misbehaviour: every row of the table, cuts at every byte, a storm of reconnects. Needs mosquitto.
 broker-faults:
     cargo test --test link --test storm
@@ -52,6 +56,21 @@ broker-faults:
 week readings="6048000":
     cargo build --release
     OUTAGE_READINGS={{readings}} OUTAGE_PROGRAM=target/release/pinpost cargo test --test outage -- --nocapture
+
+# All proofs on the real thing: power cuts, kills, faults in every call, sick disks. As root, where mounts are possible.
+proofs:
+    cargo build --release --locked
+    .ci/proofs.sh target/release/pinpost
+
+# The power is cut under the real daemon; ten thousand take half an hour: just powercut 10000.
+powercut n="200":
+    cargo build --release --locked
+    POWER_CUTS={{n}} .ci/proofs.sh target/release/pinpost after_every_power_cut
+
+# Daemon and broker are killed again and again: just kill9 10000.
+kill9 n="200":
+    cargo build --release --locked
+    KILLS={{n}} .ci/proofs.sh target/release/pinpost kill_9
 
 # Licences, sources, bans and advisories (fetches the advisory database).
 deny:

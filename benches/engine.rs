@@ -8,8 +8,12 @@ use divan::{AllocProfiler, Bencher, black_box};
 use pinpost::config::raw::Params;
 use pinpost::engine::bridge::Info;
 use pinpost::engine::filters::Chain;
+use pinpost::engine::logic::{Computed, Logic};
+use pinpost::engine::points::Alarm;
+use pinpost::engine::rules::{Rule, Step, Trigger};
 use pinpost::engine::{Effect, Engine, Event, Outgoing, Setup};
-use pinpost::model::{DeviceId, DeviceSpec, Mono, Now, PointId, PointSpec, Qos, Quality, Stamp, Value, Wall};
+use pinpost::expr::{Expression, Given, Scope};
+use pinpost::model::{DeviceId, DeviceSpec, Frame, Mono, Now, PointId, PointSpec, Qos, Quality, Stamp, Value, Wall};
 use pinpost::queue::{Entry, Limits, Queue, WhenFull};
 use pinpost::wire::Record;
 use pinpost::wire::record::Sending;
@@ -51,6 +55,10 @@ fn point(id: u32) -> PointSpec {
 }
 
 fn engine(points: u32, filters: &str) -> Engine {
+    thinking(points, filters, Logic::default())
+}
+
+fn thinking(points: u32, filters: &str, logic: Logic) -> Engine {
     let device = |id| DeviceSpec {
         id: DeviceId(id),
         name: format!("weather{id}"),
@@ -62,13 +70,14 @@ fn engine(points: u32, filters: &str) -> Engine {
     };
     let chain = |_| {
         let params: Vec<Params> = serde_json::from_str(filters).expect("filters");
-        Chain::build(&params).unwrap_or_else(|_| panic!("filters"))
+        Chain::build(&params, &Scope::new()).unwrap_or_else(|_| panic!("filters"))
     };
     let setup = Setup {
         topics: pinpost::wire::Topics::new("greenhouse"),
         devices: (0..points).map(device).collect(),
         points: (0..points).map(point).collect(),
         chains: (0..points).map(chain).collect(),
+        logic,
         info: Info::default(),
         memory: Default::default(),
         boot: Default::default(),
@@ -81,7 +90,7 @@ fn engine(points: u32, filters: &str) -> Engine {
 
 fn reading(i: usize, value: Value) -> Event {
     let taken: Stamp = now(i as u64).stamp();
-    Event::Reading { point: PointId(0), value, quality: Quality::Good, taken }
+    Event::Reading { point: PointId(0), value, quality: Quality::Good, taken, frame: Frame::default() }
 }
 
 fn number(i: usize) -> Value {
@@ -174,6 +183,71 @@ fn message(body: &[u8], i: usize) -> pinpost::model::Message {
     Record::decode(body).expect("a record").into_message(&sending)
 }
 
+/// Names of so many points, as the plan gives them.
+fn names(points: u32) -> Scope {
+    (0..points).fold(Scope::new(), |s, i| s.device(&format!("weather{i}"), [("temperature", PointId(i))]))
+}
+
+/// Three filters and ten rules that all read the point; none of them fires.
+#[divan::bench]
+fn three_filters_and_ten_rules(bencher: Bencher) {
+    let scope = names(20);
+    let rule = |i: usize| {
+        let text = match i % 3 {
+            0 => format!("weather0 > {} and not weather1", 10_000 + i),
+            1 => format!("weather0 * 1.8 + 32 > {} or weather0 in [1, 2, 3]", 100_000 + i),
+            _ => format!("weather0 > {} and weather0.quality == 'good'", 10_000 + i),
+        };
+        Rule {
+            name: format!("r{i}"),
+            trigger: Trigger::Change,
+            when: Some(Expression::compile(&text, &scope).expect("a good expression")),
+            until: None,
+            hold: Duration::ZERO,
+            then: vec![Step::Delay(Duration::from_secs(1))].into(),
+            otherwise: [].into(),
+        }
+    };
+    let logic = Logic { rules: (0..10).map(rule).collect(), ..Logic::default() };
+    let (mut engine, mut fx) = (thinking(20, FILTERS, logic), Vec::new());
+    bencher.counter(ItemsCount::new(READINGS)).bench_local(|| {
+        for i in 0..READINGS {
+            fx.clear();
+            engine.handle(reading(i, number(i)), &now(i as u64), &mut fx);
+            black_box(&fx);
+        }
+    });
+}
+
+/// Three filters, an alarm, and a point computed from this one, which has no filters.
+#[divan::bench]
+fn three_filters_an_alarm_and_a_computed_point(bencher: Bencher) {
+    let scope = names(2);
+    let compile = |text: &str, scope: &Scope| Expression::compile(text, scope).expect("a good expression");
+    let when = compile("value > 100000", &scope.clone().with_value());
+    let alarm = Alarm { when, qos: Qos::AtLeastOnce, retain: true, priority: Default::default() };
+    let value = compile("(weather0 - 32) / 1.8", &scope);
+    let computed = Computed { device: DeviceId(1), point: PointId(1), value };
+    let logic = Logic { alarms: vec![(PointId(0), alarm)], computed: vec![computed], ..Logic::default() };
+    let (mut engine, mut fx) = (thinking(2, FILTERS, logic), Vec::new());
+    bencher.counter(ItemsCount::new(READINGS)).bench_local(|| {
+        for i in 0..READINGS {
+            fx.clear();
+            engine.handle(reading(i, number(i)), &now(i as u64), &mut fx);
+            black_box(&fx);
+        }
+    });
+}
+
+/// One expression, by itself.
+#[divan::bench(args = ["value > 38", "value * 1.8 + 32", "value > 25 and value < 30 or value in [1, 2, 3]", "value | round(1)"])]
+fn an_expression(bencher: Bencher, text: &str) {
+    let expression = Expression::compile(text, &Scope::new().with_value()).expect("a good expression");
+    let value = Value::Number(21.55);
+    let at = Given { now: now(1), value: Some(&value), words: &[] };
+    bencher.bench_local(|| black_box(black_box(&expression).value(black_box(&at))));
+}
+
 #[divan::bench]
 fn the_queue_takes_gives_and_forgets(bencher: Bencher) {
     let (mut engine, mut fx, mut queue) = (engine(1, FILTERS), Vec::new(), queue());
@@ -220,7 +294,7 @@ fn next_wake_of_so_many_points(bencher: Bencher, points: u32) {
     let mut engine = engine(points, heartbeat);
     for id in 0..points {
         let event =
-            Event::Reading { point: PointId(id), value: number(1), quality: Quality::Good, taken: now(1).stamp() };
+            Event::Reading { point: PointId(id), value: number(1), quality: Quality::Good, taken: now(1).stamp(), frame: Frame::default() };
         engine.handle(event, &now(1), &mut Vec::new());
     }
     bencher.bench_local(|| black_box(black_box(&engine).next_wake()));

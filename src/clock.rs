@@ -44,6 +44,11 @@ impl Default for Clock {
     }
 }
 
+/// The system's time zone (`TZ`, else `/etc/localtime`); UTC where there is none.
+pub fn zone() -> jiff::tz::TimeZone {
+    jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC)
+}
+
 impl Clock {
     /// A clock that starts now.
     pub fn new() -> Clock {

@@ -4,6 +4,8 @@
 mod counters;
 #[path = "support/fronts.rs"]
 mod fronts;
+#[path = "daemon/asking.rs"]
+mod asking;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/kills.rs"]
@@ -20,6 +22,10 @@ mod queue;
 mod reload;
 #[path = "daemon/requests.rs"]
 mod requests;
+#[path = "daemon/rules.rs"]
+mod rules;
+#[path = "daemon/sensors.rs"]
+mod sensors;
 #[path = "daemon/serial.rs"]
 mod serial;
 #[path = "daemon/storm.rs"]

@@ -1,7 +1,9 @@
-//! POWER CUTS BY THE HUNDRED THOUSAND: the real queue on a simulated strict file system, cut at a random operation,
-//! several times in a row, against an oracle. Twelve planted bugs prove that the oracle sees.
+//! POWER CUTS BY THE MILLION: the real queue on a simulated strict file system, cut at a random operation, several
+//! times in a row, against an oracle. Twelve planted bugs prove that the oracle sees.
 //!
-//! `QUEUE_CRASH_STATES` is the number of crash states (default 12,000), `QUEUE_CRASH_SEED` the first history's seed.
+//! A *crash state* is what a disk holds after a cut: one choice of what survived. From each cut several are drawn; a
+//! queue is opened on each and must deliver everything that was promised, in order, and one of them lives on.
+//! `QUEUE_CRASH_STATES` is their number (default 12,000), `QUEUE_CRASH_SEED` the first history's seed.
 
 #[path = "support/queue_sim.rs"]
 mod queue_sim;
@@ -10,7 +12,8 @@ mod queue_sim;
 mod queue_faults;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use pinpost::queue::{Bug, Entry, Faults, Inspector, Job, Keep, Limits, Options, Order, Queue, Stamp, Sync, WhenFull};
@@ -31,11 +34,33 @@ fn trace(what: impl FnOnce() -> String) {
 /// Lanes from here on keep only their latest.
 const LATEST: u64 = 100;
 
+/// States drawn from a cut beside the one that lives on.
+const PROBES: u64 = 3;
+
+/// Counts different states: a set of bits, so that memory is bounded. Where two share one, one is not counted.
+struct Distinct {
+    bits: Vec<AtomicU64>,
+    count: AtomicU64,
+}
+
+impl Distinct {
+    fn new(states: u64) -> Distinct {
+        let bits = (states * 64).next_power_of_two().clamp(1 << 12, 1 << 32);
+        Distinct { bits: (0..bits / 64).map(|_| AtomicU64::new(0)).collect(), count: AtomicU64::new(0) }
+    }
+
+    fn add(&self, digest: u64) {
+        let bit = digest % (self.bits.len() as u64 * 64);
+        let before = self.bits[(bit / 64) as usize].fetch_or(1 << (bit % 64), Ordering::Relaxed);
+        self.count.fetch_add(u64::from(before >> (bit % 64) & 1 == 0), Ordering::Relaxed);
+    }
+}
+
 /// What the world knows, whatever the queue believes.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct World {
     /// Every reading ever taken in: its rank, lane and body.
-    all: BTreeMap<u64, (u8, u64, Vec<u8>)>,
+    all: BTreeMap<u64, (u8, u64, Arc<[u8]>)>,
     /// Promised: taken in and on disk, and neither delivered nor reported lost.
     owed: BTreeSet<u64>,
     /// Only in this life's memory.
@@ -74,13 +99,14 @@ fn plan(rng: &mut Rng, bug: Option<Bug>) -> Plan {
     Plan { drops: small || options.memory < 10_000 || tear > 0, options, tear }
 }
 
-/// One history: up to four lives that end in a power cut, and one that ends well. Gives the number of cuts.
-fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
+/// One history: up to four lives that end in a power cut, and one that ends well. Gives the number of crash states.
+fn history(seed: u64, bug: Option<Bug>, distinct: &Distinct) -> Result<u64, String> {
     let mut rng = Rng::new(seed);
     let plan = plan(&mut rng, bug);
     let mut world = World::default();
     let mut fs = Fs::new(rng.next());
     let lives = 1 + rng.below(4);
+    let mut states = 0;
     for life in 0..=lives {
         let last = life == lives;
         fs.crash_at = if last { u64::MAX } else { 1 + rng.below(100) };
@@ -96,8 +122,26 @@ fn history(seed: u64, bug: Option<Bug>) -> Result<u64, String> {
         world.young.clear();
         world.latest.values_mut().for_each(|last| last[1] = 0);
         world.delivered.clear();
+        if last || killed {
+            continue;
+        }
+        let mut seen = BTreeSet::from([fs.digest()]);
+        distinct.add(fs.digest());
+        states += 1;
+        for probe in 0..PROBES {
+            let state = disk.fs().after_crash(&mut rng);
+            // The same choice once more is no other state.
+            if !seen.insert(state.digest()) {
+                continue;
+            }
+            distinct.add(state.digest());
+            states += 1;
+            let mut world = world.clone();
+            let outcome = revive(&SimDisk::new(state), &mut world, &plan, life + 1);
+            outcome.map_err(|e| format!("seed {seed}, state {probe} after life {life}: {e}"))?;
+        }
     }
-    Ok(lives)
+    Ok(states)
 }
 
 struct Life<'a> {
@@ -132,7 +176,7 @@ impl Life<'_> {
         }
         self.world.highest = self.world.highest.max(seq);
         self.world.came.insert(seq, self.world.came.len());
-        self.world.all.insert(seq, (rank, lane, body));
+        self.world.all.insert(seq, (rank, lane, body.into()));
         if keep == Keep::Latest {
             self.world.latest.entry(lane).or_default()[1] = seq;
         } else {
@@ -145,7 +189,7 @@ impl Life<'_> {
         let Some(out) = self.q.take(self.now) else { return Ok(false) };
         let seq = out.seq.ok_or("a reading lost its number")?;
         let (rank, lane, body) = self.world.all.get(&seq).ok_or_else(|| format!("nobody appended {seq}"))?;
-        if *body != out.body {
+        if **body != *out.body {
             return Err(format!("the body of {seq} has changed"));
         }
         if self.world.over.contains(&seq) {
@@ -229,15 +273,21 @@ fn bad_bytes(disk: &SimDisk) -> Result<u64, String> {
     Ok(inspector.bad_bytes)
 }
 
+fn clock(life: u64, synced: bool) -> Stamp {
+    let wall = 1_700_000_000_000 + life as i64 * 1_000_000;
+    Stamp { wall, mono: life * 1_000_000, boot: 1 + life / 2, synced }
+}
+
+/// Opens a queue on what a cut has left and lets it deliver.
+fn revive(disk: &SimDisk, world: &mut World, plan: &Plan, life: u64) -> Result<(), String> {
+    let options = Options { clock: clock(life, true), ..plan.options.clone() };
+    let (q, mut log) = Queue::open_on(Box::new(disk.clone()), options, Duration::ZERO).map_err(|e| e.to_string())?;
+    let (flying, last, now) = (Vec::new(), BTreeMap::new(), Duration::ZERO);
+    finale(Life { q, world, now, flying, last, apart: false, drops: plan.drops }, &mut log)
+}
+
 fn live(disk: &SimDisk, world: &mut World, rng: &mut Rng, plan: &Plan, life: u64, last: bool) -> Result<(), String> {
-    let boot = 1 + life / 2;
-    let clock = Stamp {
-        wall: 1_700_000_000_000 + life as i64 * 1_000_000,
-        mono: life * 1_000_000,
-        boot,
-        synced: rng.one_in(2),
-    };
-    let options = Options { clock, ..plan.options.clone() };
+    let options = Options { clock: clock(life, rng.one_in(2)), ..plan.options.clone() };
     // No backlog of a lane is long here: nothing passes anything of its lane.
     let apart = false;
     let (q, mut log) = Queue::open_on(Box::new(disk.clone()), options, Duration::ZERO).map_err(|e| e.to_string())?;
@@ -338,10 +388,11 @@ fn no_power_cut_loses_reorders_or_renumbers_what_was_accepted() {
     let (want, first) = (env("QUEUE_CRASH_STATES", 12_000), env("QUEUE_CRASH_SEED", 1));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(want);
     let began = Instant::now();
+    let distinct = Distinct::new(want);
     let work = |t: u64| {
         let (mut states, mut seed) = (0, first + t);
-        while states < want / threads {
-            states += history(seed, None).unwrap_or_else(|e| panic!("{e}"));
+        while states < want.div_ceil(threads) {
+            states += history(seed, None, &distinct).unwrap_or_else(|e| panic!("{e}"));
             seed += threads;
         }
         states
@@ -350,15 +401,17 @@ fn no_power_cut_loses_reorders_or_renumbers_what_was_accepted() {
         let all: Vec<_> = (0..threads).map(|t| s.spawn(move || work(t))).collect();
         all.into_iter().map(|h| h.join().unwrap()).sum()
     });
-    println!("{states} crash states, {:.0}/s, 0 lost", states as f64 / began.elapsed().as_secs_f64());
+    let (secs, distinct) = (began.elapsed().as_secs_f64(), distinct.count.into_inner());
+    println!("{states} crash states, at least {distinct} of them different, {:.0}/s, 0 lost", states as f64 / secs);
 }
 
 /// How many crash states it takes to find `bug`.
 fn states_to_find(bug: Bug) -> u64 {
     let began = Instant::now();
     let mut states = 0;
+    let distinct = Distinct::new(1);
     for seed in 1.. {
-        match history(seed, Some(bug)) {
+        match history(seed, Some(bug), &distinct) {
             Ok(n) => states += n,
             Err(e) => {
                 println!("{bug:?}: found after {states} states, {:.1?}: {e}", began.elapsed());

@@ -11,6 +11,7 @@ use super::{ConfigOption, Failure, Outcome, block_on, exit, file};
 use crate::config::{self, When, report};
 use crate::engine::commands::Reply;
 use crate::hal::NoBoard;
+use crate::hal::machine::Machine;
 use crate::hal::raspberry_pi::RaspberryPi;
 use crate::model::Problem;
 use crate::plan::{Checked, Plan};
@@ -170,10 +171,10 @@ fn simulated() -> Result<Pins, Failure> {
 /// The pins of this Pi. Where there are none, devices on pins are offline and say why, and the rest runs.
 fn raspberry_pi() -> Pins {
     match RaspberryPi::open() {
-        Ok(board) => Pins { board: Arc::new(board), sim: None },
+        Ok(board) => Pins { board: Arc::new(board), sim: None, machine: Machine::here() },
         Err(e) => {
             log::warn!("no pins: {e}");
-            Pins { board: Arc::new(NoBoard::because(e)), sim: None }
+            Pins { board: Arc::new(NoBoard::because(e)), sim: None, machine: Machine::here() }
         }
     }
 }

@@ -24,15 +24,9 @@ pub enum Level {
 /// What pinpost will know and this version does not. Only consulted for words that the schema refuses, so a word that
 /// has been built may stand here without harm; it should go all the same.
 const LATER: &[(Level, &[&str])] = &[
-    (
-        Level::File,
-        &["rules", "relays", "sessions", "homeassistant", "sparkplug", "homie", "computed", "web", "metrics"],
-    ),
+    (Level::File, &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["system"]),
-    (Level::Device, &["requires", "alarm"]),
-    (Level::Point, &["alarm"]),
-    (Level::Filter, &["calibrate", "timeout", "expression"]),
+    (Level::Device, &["requires"]),
 ];
 
 /// The same for words of a list of words, by key.

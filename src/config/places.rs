@@ -37,11 +37,16 @@ impl Places {
         let Some((before, after)) = scalar.text.split_at_checked(offset) else { return Some(whole) };
         let width = node.end.1.saturating_sub(node.place.col);
         let quotes = width.saturating_sub(scalar.text.chars().count());
-        let told =
-            node.end.0 == node.place.line && scalar.typed.is_none() && quotes == if scalar.plain { 0 } else { 2 };
-        if !told {
+        // the end may lie behind a blank; an escape would make more difference than that
+        let as_it_is = !scalar.text.contains(|c: char| matches!(c, '"' | '\'' | '\\') || c.is_control());
+        let told = match scalar.plain {
+            true => quotes == 0,
+            false => quotes == 2 || (as_it_is && (2..=4).contains(&quotes)),
+        };
+        if !told || node.end.0 != node.place.line || scalar.typed.is_some() {
             return Some(whole);
         }
+        let quotes = if scalar.plain { 0 } else { 2 };
         let word = after.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '.')).count();
         Some(Place { line: whole.line, col: whole.col + quotes / 2 + before.chars().count(), len: word.max(1) })
     }
@@ -132,7 +137,10 @@ mod tests {
 
     #[test]
     fn a_place_inside_a_text_is_told_where_it_stands_as_it_is() {
-        let root = tree::parse("a: door and dör or x\nb: \"dör and x\"\nc: \"a\\tb\"\nd: |\n  x y\n").root.unwrap();
+        let root =
+            tree::parse("a: door and dör or x\nb: \"dör and x\"\nc: \"a\\tb\"\nd: |\n  x y\ne: { f: \"x y\" }\n")
+                .root
+                .unwrap();
         let places = Places::new(root, Vec::new());
         let at = |line, col, len| Some(Place { line, col, len });
         assert_eq!(places.inside(&["a"], 5), at(1, 9, 3));
@@ -141,6 +149,7 @@ mod tests {
         assert_eq!(places.inside(&["b"], 99), places.value(&["b"]));
         assert_eq!(places.inside(&["c"], 2), places.value(&["c"]));
         assert_eq!(places.inside(&["d"], 2), places.value(&["d"]));
+        assert_eq!(places.inside(&["e", "f"], 2), at(6, 12, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
+use super::logic::{Alarm, ComputedPoints, Rules};
 use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, UsbId};
 
 /// The whole file.
@@ -34,6 +35,12 @@ pub struct Raw {
     /// Devices by name.
     #[schemars(extend("x-names" = "device"))]
     pub devices: IndexMap<String, Device>,
+    /// Points that are computed from others, by name.
+    #[schemars(extend("x-names" = "device"))]
+    pub computed: ComputedPoints,
+    /// What is done by itself, with or without a broker, by name.
+    #[schemars(extend("x-names" = "rule"))]
+    pub rules: Rules,
 }
 
 /// Who this gateway is.
@@ -250,6 +257,8 @@ pub struct PointKeys {
     /// Full topic instead of PREFIX/DEVICE[/POINT].
     #[schemars(extend("format" = "topic"))]
     pub topic: Option<String>,
+    /// How readings go while something holds.
+    pub alarm: Option<Alarm>,
     /// Applied in order.
     #[schemars(extend("items" = {"x-words": "filters"}))]
     pub filters: Vec<Params>,

@@ -4,16 +4,25 @@
 //! place. It gives a [`Built`]: points, verbs, limits, and a [`Driver`], the task that will run. A driver ends with an
 //! error when its hardware fails; the supervisor says `offline`, waits and runs it again.
 
+mod computed;
 mod counter;
 mod digital_in;
 mod digital_out;
 mod encoder;
-mod output;
-mod pwm;
+mod hwmon;
+mod i2c;
+mod iio;
 mod input;
 mod modbus;
+mod onewire;
+mod output;
+mod pwm;
+mod registers;
+mod sensor;
 mod serial;
 mod servo;
+mod spi;
+mod system;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,10 +38,12 @@ use crate::clock::Clock;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::{Places, Word};
 use crate::hal::bus::{self, Bus};
+use crate::hal::machine::Machine;
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem,
+    Quality,
     Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
@@ -50,11 +61,22 @@ pub const KINDS: &[Kind] = &[
     digital_in::KIND,
     digital_out::KIND,
     encoder::KIND,
+    hwmon::KIND,
+    i2c::KIND,
+    iio::KIND,
     modbus::KIND,
+    onewire::KIND,
     pwm::KIND,
     serial::KIND,
     servo::KIND,
+    spi::KIND,
+    system::KIND,
 ];
+
+/// The task of a device that is computed by the engine.
+pub fn computed() -> Box<dyn Driver> {
+    Box::new(computed::Computed)
+}
 
 /// A point as its kind wants it.
 pub struct PointDraft {
@@ -113,22 +135,10 @@ pub struct Desk<'a> {
     pub ports: &'a dyn Fn(&str) -> Option<Option<PortSpec>>,
     /// Names of all ports.
     pub port_names: &'a [String],
-    /// Ports taken so far.
-    pub ports_taken: &'a mut Vec<PortTaken>,
+    /// Ports that devices have joined so far.
+    pub buses: &'a mut Vec<Bus>,
     /// The tasks of the ports that devices share.
     pub port_tasks: &'a mut Vec<bus::Task>,
-}
-
-/// A port that a device has taken.
-pub struct PortTaken {
-    /// Its name.
-    pub port: String,
-    /// The device that took it first.
-    pub device: String,
-    /// Where it says so.
-    pub place: Option<Place>,
-    /// Further devices may share it; `None`: it is for this device alone.
-    pub bus: Option<Bus>,
 }
 
 impl Desk<'_> {
@@ -173,45 +183,17 @@ impl Desk<'_> {
             None => self.pins.push((pin, self.name.to_owned(), place)),
         }
     }
-    /// Takes a port for this device alone.
-    pub fn claim_port(&mut self, port: &str, path: &[&str]) -> Option<PortSpec> {
-        let place = self.place(path);
-        let spec = self.find_port(port, place)?;
-        if let Some(taken) = self.ports_taken.iter().find(|t| t.port == port) {
-            let (owner, first) = (taken.device.clone(), taken.place);
-            self.port_is_taken(port, &owner, place, first);
-            return None;
-        }
-        self.take_port(port, place, None);
-        spec
-    }
-    /// Joins a port that other devices may share, of this kind or of others that do.
+    /// Joins a port, which further devices may join too: they take turns.
     pub fn share_port(&mut self, port: &str, path: &[&str]) -> Option<Bus> {
         let place = self.place(path);
         let spec = self.find_port(port, place)?;
-        match self.ports_taken.iter().find(|t| t.port == port) {
-            Some(PortTaken { bus: Some(bus), .. }) => return Some(bus.clone()),
-            Some(PortTaken { bus: None, device, place: first, .. }) => {
-                let (owner, first) = (device.clone(), *first);
-                self.port_is_taken(port, &owner, place, first);
-                return None;
-            }
-            None => {}
+        if let Some(bus) = self.buses.iter().find(|b| b.spec().name == port) {
+            return Some(bus.clone());
         }
         let (bus, task) = bus::bus(spec?);
         self.port_tasks.push(task);
-        self.take_port(port, place, Some(bus.clone()));
+        self.buses.push(bus.clone());
         Some(bus)
-    }
-    fn take_port(&mut self, port: &str, place: Option<Place>, bus: Option<Bus>) {
-        self.ports_taken.push(PortTaken { port: port.to_owned(), device: self.name.to_owned(), place, bus });
-    }
-    fn port_is_taken(&mut self, port: &str, owner: &str, place: Option<Place>, first: Option<Place>) {
-        self.problems.push(
-            Problem::error(place, format!("port `{port}` is already used by device `{owner}`"))
-                .related(first, format!("`{owner}` uses it here"))
-                .help("one of the two kinds does not share a port; give it a port of its own"),
-        );
     }
     /// `Some(None)`: it is there, and wrong itself.
     fn find_port(&mut self, port: &str, place: Option<Place>) -> Option<Option<PortSpec>> {
@@ -319,6 +301,8 @@ pub enum Report {
         quality: Quality,
         /// When.
         taken: Stamp,
+        /// What came with it.
+        frame: Frame,
     },
     /// It works, or no longer.
     Status(DeviceId, DeviceStatus),
@@ -369,6 +353,8 @@ pub struct Context {
     pub points: Vec<PointId>,
     /// The machine's pins.
     pub board: Arc<dyn Board>,
+    /// The machine's files.
+    pub machine: Machine,
     /// Time.
     pub clock: Arc<Clock>,
     /// Counters.
@@ -382,6 +368,8 @@ pub struct Context {
     pub orders: mpsc::Receiver<Order>,
     /// How an output begins; after that it is the safe state: whoever takes a pin again does no harm with it.
     pub begin: Begin,
+    /// Whether anybody reads other fields of its frames than the points themselves.
+    pub wants_fields: bool,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -412,10 +400,14 @@ impl Context {
     }
     /// Hands a reading over. Waits while the hub is behind.
     pub async fn reading(&self, point: usize, value: Value, quality: Quality, at: Instant) {
+        self.reading_of(point, value, quality, at, Frame::default()).await;
+    }
+    /// Hands over a reading that stood in a frame with others.
+    pub async fn reading_of(&self, point: usize, value: Value, quality: Quality, at: Instant, frame: Frame) {
         let Some(point) = self.points.get(point).copied() else { return };
         Counters::add(&self.counters.readings, 1);
         let taken = self.clock.stamp(at);
-        let _ = self.up.send(Report::Reading { point, value, quality, taken }).await;
+        let _ = self.up.send(Report::Reading { point, value, quality, taken, frame }).await;
     }
     /// Says that it works.
     pub async fn online(&self) {
@@ -475,12 +467,14 @@ pub(crate) mod testing {
                 name: "device".into(),
                 points: (0..4).map(PointId).collect(),
                 board,
+                machine: Machine::at("/nowhere"),
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
                 answers: up.clone(),
                 up,
                 orders: from_hub,
                 begin: Begin::AsWritten,
+                wants_fields: false,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }

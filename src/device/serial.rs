@@ -148,6 +148,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         .collect();
     let mut notes = vec![format!("port {}: {}", bus.spec().name, bus.spec().kind)];
     notes.extend(polls.iter().map(|p| format!("asks every {}, waits {}", Span(p.every), Span(p.timeout))));
+    notes.extend(commands.iter().map(|c| format!("{} takes {}", c.name, c.takes)));
     notes.extend(keys.offline_after.map(|s| format!("offline after {s} of silence")));
     let points: Vec<PointDraft> = keys
         .points
@@ -264,6 +265,7 @@ impl Driver for Serial {
             let joined = if program { Joined::AtStart } else { Joined::Midway };
             let mut out = Vec::new();
             let again = self.again.swap(true, Ordering::Relaxed);
+            self.talk().want_fields(cx.wants_fields);
             self.talk().open(joined, again, Instant::now(), &mut out);
             let mut complaints = Complaints::default();
             let (mut waiting, mut turn): (Waiting, Option<Turn>) = (None, None);
@@ -274,7 +276,9 @@ impl Driver for Serial {
                 }
                 for say in out.drain(..) {
                     match say {
-                        Say::Reading(point, value, quality, at) => cx.reading(point, value, quality, at).await,
+                        Say::Reading(point, value, quality, at, frame) => {
+                            cx.reading_of(point, value, quality, at, frame).await;
+                        }
                         Say::Acted(ticket, result) => cx.acted(ticket, result).await,
                         Say::Online => cx.online().await,
                         Say::Silent(why) => {

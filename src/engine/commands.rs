@@ -43,6 +43,21 @@ pub struct Reply {
     pub id: Option<String>,
     /// `transaction` of a request, echoed.
     pub transaction: Option<Json>,
+    /// Who wished it, where it was nobody outside.
+    pub by: Option<By>,
+}
+
+/// A rule that wishes something.
+#[derive(Debug, Clone, PartialEq)]
+pub struct By {
+    /// `rule NAME`, for the event.
+    pub sender: String,
+    /// The rule, by its place.
+    pub rule: usize,
+    /// In which of its lists the step stands.
+    pub branch: super::rules::Branch,
+    /// The step, by its place.
+    pub step: usize,
 }
 
 /// A command that a device is carrying out.
@@ -273,6 +288,24 @@ impl Engine {
         points.iter().copied().find(|p| self.points.spec(*p).is_some_and(|s| s.name == name))
     }
 
+    /// A wish from within, judged as any other; its sender is named in the event.
+    #[expect(clippy::too_many_arguments, reason = "a wish has so many parts")]
+    pub(super) fn wish_by(
+        &mut self,
+        by: By,
+        device: DeviceId,
+        point: Option<PointId>,
+        verb: &str,
+        value: Value,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let wish = command::Wish { value, id: None, ttl: None, time: None };
+        let reply = Reply { by: Some(by), ..Reply::default() };
+        let asked = Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono };
+        self.command(asked, &Incoming::default(), now, fx);
+    }
+
     /// Judges a command and has it carried out or refused.
     fn command(&mut self, asked: Asked, message: &Incoming, now: &Now, fx: &mut Vec<Effect>) {
         // asking for a value twice is no duplicate
@@ -336,6 +369,7 @@ impl Engine {
                     fx.extend(self.commands.seen.remember(&key, Some(outcome.clone()), false));
                 }
                 self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
+                self.unheeded(&asked.reply, &asked.verb, &outcome, now);
                 fx.push(Effect::Ack(message.ack));
             }
         }
@@ -461,7 +495,8 @@ impl Engine {
                 read.and_then(|read| scale.reading(read)),
                 self.devices.get(pending.device.0 as usize).and_then(|d| d.points.first()),
             ) {
-                self.points.reading(*point, value, Default::default(), now.stamp(), now, fx);
+                let frame = Default::default();
+                self.points.reading(*point, value, Default::default(), now.stamp(), &frame, now, fx);
             }
         }
         self.settle(pending, result, now, fx);
@@ -527,6 +562,7 @@ impl Engine {
         for (reply, ack) in [(wished.reply, wished.ack)].into_iter().chain(wished.also) {
             let about = About { device: Some(device), verb: &wished.verb, wished: wished.value.as_ref() };
             self.answer(about, &reply, outcome, now, fx);
+            self.unheeded(&reply, &wished.verb, outcome, now);
             fx.push(Effect::Ack(ack));
         }
     }
@@ -552,6 +588,9 @@ impl Engine {
         if let Some(device) = about.device {
             let mut event = json!({ "event": "command", "device": self.device_name(device), "verb": about.verb });
             if let Some(fields) = event.as_object_mut() {
+                if let Some(by) = &reply.by {
+                    fields.insert("by".into(), json!(by.sender));
+                }
                 if let Some(wished) = about.wished {
                     fields.insert("wished".into(), payload::to_json(wished, "ON", "OFF"));
                 }

@@ -2,28 +2,34 @@
 //! [`Engine::handle`] takes an [`Event`] and the present moment and gives [`Effect`]s.
 //!
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
-//! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself).
+//! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
+//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]).
 
 pub mod bridge;
 pub mod commands;
 pub mod filters;
+pub mod logic;
 pub mod outputs;
 pub mod points;
 mod seen;
 pub mod requests;
+pub mod rules;
+pub mod schedule;
 mod verbs;
 
 use std::collections::BTreeMap;
 
+use crate::expr::Zone;
 use crate::model::{
-    Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Mono, Now, PointId, PointSpec, Priority,
-    Quality, Refusal, Setting, Stamp, Ticket, Value,
+    Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
+    Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
 use commands::Commands;
 use filters::Chain;
+use logic::{Logic, Reactions};
 use outputs::{Forced, Outputs};
 use points::Points;
 
@@ -40,6 +46,8 @@ pub enum Event {
         quality: Quality,
         /// When.
         taken: Stamp,
+        /// What came with it.
+        frame: Frame,
     },
     /// A device works, or no longer.
     Device(DeviceId, DeviceStatus),
@@ -126,6 +134,8 @@ pub struct Setup {
     pub points: Vec<PointSpec>,
     /// Filters, in the order of the points.
     pub chains: Vec<Chain>,
+    /// What it does by itself.
+    pub logic: Logic,
     /// What `bridge/info` says.
     pub info: bridge::Info,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
@@ -145,6 +155,7 @@ pub struct Engine {
     outputs: Outputs,
     commands: Commands,
     bridge: Bridge,
+    reactions: Reactions,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -156,12 +167,18 @@ pub struct Engine {
 impl Engine {
     /// An engine for a plan.
     pub fn new(setup: Setup, now: &Now) -> Engine {
-        let sources = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
+        let sources: Vec<String> = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
+        let Logic { zone, alarms, payloads, computed, rules } = setup.logic;
+        let reactions = Reactions::new(computed, rules, sources.len(), now.mono);
+        let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
+        alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
+        payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));
         Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
             outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
             bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
-            points: Points::new(setup.points, sources, setup.chains),
+            points,
+            reactions,
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -194,8 +211,12 @@ impl Engine {
     }
 
     fn decide_on(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        // halves of a frame are nothing to react to
+        let whole = !matches!(&event, Event::Reading { frame, .. } if frame.more);
         match event {
-            Event::Reading { point, value, quality, taken } => self.reading(point, value, quality, taken, now, fx),
+            Event::Reading { point, value, quality, taken, frame } => {
+                self.reading(point, value, quality, taken, &frame, now, fx);
+            }
             Event::Device(device, status) => self.status(device, status, now, fx),
             Event::Acted(ticket, result) => self.acted(ticket, result, now, fx),
             Event::Incoming(message) => self.incoming(message, now, fx),
@@ -224,12 +245,21 @@ impl Engine {
                 self.force(writes, false, now, fx);
             }
         }
+        if whole {
+            self.react(now, fx);
+        }
     }
 
     /// When to send [`Event::Wake`].
     pub fn next_wake(&self) -> Option<Mono> {
         let bridge = self.up.then(|| self.bridge.next_wake());
-        [self.points.next_wake(), self.outputs.next_wake(), self.commands.next_wake(), bridge]
+        [
+            self.points.next_wake(),
+            self.outputs.next_wake(),
+            self.commands.next_wake(),
+            self.reactions.next_wake(),
+            bridge,
+        ]
             .into_iter()
             .flatten()
             .min()
@@ -250,12 +280,14 @@ impl Engine {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a reading has so many parts")]
     fn reading(
         &mut self,
         point: PointId,
         value: Value,
         quality: Quality,
         taken: Stamp,
+        frame: &Frame,
         now: &Now,
         fx: &mut Vec<Effect>,
     ) {
@@ -269,13 +301,17 @@ impl Engine {
                 return;
             }
         }
-        self.points.reading(point, value, quality, taken, now, fx);
+        self.points.reading(point, value, quality, taken, frame, now, fx);
     }
 
     fn status(&mut self, device: DeviceId, status: DeviceStatus, now: &Now, fx: &mut Vec<Effect>) {
         if status != DeviceStatus::Online {
             for point in self.devices.get(device.0 as usize).into_iter().flat_map(|d| &d.points) {
                 self.points.hush(*point);
+            }
+        } else {
+            for point in self.devices.get(device.0 as usize).into_iter().flat_map(|d| &d.points) {
+                self.points.back(*point);
             }
         }
         if let DeviceStatus::Offline(_) = status {

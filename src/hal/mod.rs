@@ -9,8 +9,10 @@
 
 pub mod boards;
 pub mod bus;
+pub mod chip;
 pub mod device_tree;
 pub mod list;
+pub mod machine;
 pub mod port;
 pub mod raspberry_pi;
 pub mod sim;

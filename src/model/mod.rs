@@ -18,7 +18,7 @@ pub use id::{DeviceId, PointId, Ticket, is_name};
 pub use message::{Incoming, Message, Properties, Qos};
 pub use output::{Begin, OutputLimits, Scale, Setting};
 pub use problem::{Place, Problem};
-pub use reading::{Quality, Reading};
+pub use reading::{Frame, Quality, Reading};
 pub use spec::{Deliver, DeviceSpec, PayloadFormat, PointSpec, Priority, Takes, VerbSpec};
 pub use status::{DeviceCounters, DeviceStatus};
 pub use time::{Boot, Mono, Now, Stamp, Wall};

@@ -1,5 +1,7 @@
 //! A value, when it was taken, and whether it is good.
 
+use std::sync::Arc;
+
 use super::{PointId, Stamp, Value};
 
 /// Whether a reading can be believed.
@@ -36,4 +38,20 @@ pub struct Reading {
     pub quality: Quality,
     /// When it was taken.
     pub taken: Stamp,
+}
+
+/// What came with a reading.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Frame {
+    /// All fields of the frame that it stood in, where somebody reads them.
+    pub fields: Option<Arc<Vec<(String, Value)>>>,
+    /// Further readings of the same frame follow at once: whoever computes with several of them waits for the last.
+    pub more: bool,
+}
+
+impl Frame {
+    /// The fields; none where nobody reads them.
+    pub fn fields(&self) -> &[(String, Value)] {
+        self.fields.as_ref().map_or(&[], |f| f.as_slice())
+    }
 }

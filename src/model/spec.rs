@@ -1,5 +1,6 @@
 //! Devices and points as they will run: nothing missing, nothing in conflict.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::{DeviceId, OutputLimits, PointId, Qos};
@@ -140,4 +141,21 @@ pub enum Takes {
     Bool,
     /// One of these words.
     Choice(Vec<String>),
+}
+
+impl fmt::Display for Takes {
+    /// `a number from 5 to 30`, `one of auto, manual`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Takes::Anything => f.write_str("anything"),
+            Takes::Nothing => f.write_str("nothing"),
+            Takes::Number { min: Some(min), max: Some(max) } => write!(f, "a number from {min} to {max}"),
+            Takes::Number { min: Some(min), max: None } => write!(f, "a number from {min}"),
+            Takes::Number { min: None, max: Some(max) } => write!(f, "a number up to {max}"),
+            Takes::Number { min: None, max: None } => f.write_str("a number"),
+            Takes::Text { min, max } => write!(f, "a text of {min} to {max} characters"),
+            Takes::Bool => f.write_str("ON or OFF"),
+            Takes::Choice(words) => write!(f, "one of {}", words.join(", ")),
+        }
+    }
 }

@@ -5,7 +5,9 @@ use std::fmt::Write;
 use serde_json::{Value as Json, json};
 
 use crate::config::scalar::{Size, Span};
-use crate::model::{Deliver, PayloadFormat, PointSpec, Priority};
+use crate::engine::points::Alarm;
+use crate::engine::rules::{Branch, Rule, Step, Trigger, Worth};
+use crate::model::{Deliver, PayloadFormat, PointId, PointSpec, Priority};
 use crate::wire::Topics;
 
 use super::Plan;
@@ -21,12 +23,16 @@ fn words(point: &PointSpec) -> (&'static str, &'static str, &'static str) {
             PayloadFormat::Plain => "plain",
             PayloadFormat::Json => "json",
         },
-        match point.priority {
-            Priority::Alarm => "alarm",
-            Priority::Bulk => "bulk",
-            Priority::Normal | Priority::Control => "normal",
-        },
+        priority_word(point.priority),
     )
+}
+
+fn priority_word(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Alarm => "alarm",
+        Priority::Bulk => "bulk",
+        Priority::Normal | Priority::Control => "normal",
+    }
 }
 
 /// For people.
@@ -64,6 +70,11 @@ pub fn explain(plan: &Plan) -> String {
             if let Some(filters) = plan.filters.get(id.0 as usize).filter(|f| !f.is_empty()) {
                 let _ = writeln!(out, "    filters {}", filters.join(" → "));
             }
+            if let Some(alarm) = alarm_of(plan, *id) {
+                let retain = if alarm.retain { ", retained" } else { "" };
+                let (qos, priority) = (alarm.qos.number(), priority_word(alarm.priority));
+                let _ = writeln!(out, "    alarm while {}: qos {qos}{retain}, priority {priority}", alarm.when.text());
+            }
         }
         for verb in &device.spec.verbs {
             for topic in verb_topics(plan, device.spec.id.0 as usize, verb) {
@@ -71,7 +82,58 @@ pub fn explain(plan: &Plan) -> String {
             }
         }
     }
+    for rule in &plan.logic.rules {
+        let _ = writeln!(out, "\nrule {}: {}", rule.name, rule_when(rule));
+        for (branch, steps) in [(Branch::Then, &rule.then), (Branch::Otherwise, &rule.otherwise)] {
+            if !steps.is_empty() {
+                let steps: Vec<String> = steps.iter().map(|step| step_text(plan, step)).collect();
+                let _ = writeln!(out, "  {:<10}{}", branch.word(), steps.join("; "));
+            }
+        }
+    }
     out
+}
+
+fn alarm_of(plan: &Plan, id: PointId) -> Option<&Alarm> {
+    plan.logic.alarms.iter().find(|(of, _)| *of == id).map(|(_, alarm)| alarm)
+}
+
+fn rule_when(rule: &Rule) -> String {
+    let mut parts = Vec::new();
+    match &rule.trigger {
+        Trigger::Change => {}
+        Trigger::Every(every) => parts.push(format!("every {}", Span(*every))),
+        Trigger::At(times) => {
+            let times: Vec<String> = times.iter().map(ToString::to_string).collect();
+            parts.push(format!("at {}", times.join(", ")));
+        }
+    }
+    if let Some(when) = &rule.when {
+        let hold = if rule.hold.is_zero() { String::new() } else { format!(" for {}", Span(rule.hold)) };
+        parts.push(format!("when {}{hold}", when.text()));
+    }
+    parts.extend(rule.until.as_ref().map(|until| format!("until {}", until.text())));
+    parts.join(", ")
+}
+
+fn step_text(plan: &Plan, step: &Step) -> String {
+    match step {
+        Step::Delay(d) => format!("wait {}", Span(*d)),
+        Step::Wish { device, point, verb, value } => {
+            let device = plan.devices.get(device.0 as usize).map_or("", |d| &d.spec.name);
+            let point = point.and_then(|id| plan.points.get(id.0 as usize));
+            let point = point.map_or(String::new(), |p| format!("/{}", p.name));
+            let value = match value {
+                Worth::Fixed(value) => value.to_string(),
+                Worth::Filled(template) => template.text().to_owned(),
+            };
+            format!("{device}{point} {verb} {value}").trim_end().to_owned()
+        }
+        Step::Publish { topic, payload, qos, retain } => {
+            let retain = if *retain { ", retained" } else { "" };
+            format!("publish on {} `{}` (qos {}{retain})", topic.text(), payload.text(), qos.number())
+        }
+    }
 }
 
 /// For programs.
@@ -94,6 +156,10 @@ pub fn explain_json(plan: &Plan) -> Json {
                         "values": plan.values.get(id.0 as usize),
                         "device_class": point.device_class, "filters": plan.filters.get(id.0 as usize),
                         "expiry": point.expiry.map(|e| Span(e).to_string()),
+                        "alarm": alarm_of(plan, *id).map(|a| json!({
+                            "when": a.when.text(), "qos": a.qos.number(), "retain": a.retain,
+                            "priority": priority_word(a.priority),
+                        })),
                     }))
                 })
                 .collect();
@@ -116,6 +182,13 @@ pub fn explain_json(plan: &Plan) -> Json {
         },
         "broker": plan.broker.map(|b| b.to_string()),
         "devices": devices,
+        "rules": plan.logic.rules.iter().map(|rule| {
+            let steps = |steps: &[Step]| steps.iter().map(|step| step_text(plan, step)).collect::<Vec<_>>();
+            json!({
+                "name": rule.name, "when": rule_when(rule), "then": steps(&rule.then),
+                "otherwise": steps(&rule.otherwise),
+            })
+        }).collect::<Vec<_>>(),
     })
 }
 

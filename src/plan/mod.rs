@@ -6,7 +6,9 @@
 pub mod board;
 mod explain;
 mod link;
+mod logic;
 mod points;
+mod rules;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use crate::config::scalar::{Span, SyncKey};
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
 use crate::engine::filters::{Chain, FILTERS};
+use crate::engine::logic::Logic;
 use crate::hal::bus;
 use crate::hal::port::rs485::{LONGEST_DELAY, Rs485};
 use crate::hal::port::{Line, PortKind, PortSpec};
@@ -69,6 +72,8 @@ pub struct Plan {
     pub values: Vec<&'static str>,
     /// Their filters.
     pub chains: Vec<Chain>,
+    /// Computed points, alarms, rules.
+    pub logic: Logic,
     /// All topics.
     pub topics: Topics,
     /// Short digest of the file's text.
@@ -181,7 +186,7 @@ impl Resolver<'_> {
         let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
         let ports: Vec<(String, Option<PortSpec>)> =
             self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
-        let (mut pins, mut ports_taken, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pins, mut buses, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
         let mut devices = Vec::new();
         let mut all = points::Points::default();
         for (name, device) in &self.raw.devices {
@@ -193,14 +198,15 @@ impl Resolver<'_> {
                 pins: &mut pins,
                 ports: &find,
                 port_names: &port_names,
-                ports_taken: &mut ports_taken,
+                buses: &mut buses,
                 port_tasks: &mut port_tasks,
             };
             let Some(kind) = KINDS.iter().find(|k| k.word.name == device.kind) else { continue };
             let Some(built) = (kind.build)(&device.params, &mut desk) else { continue };
             let id = DeviceId(devices.len() as u32);
-            devices.push(self.device(id, name, kind.word.name, built, &mut topics, &mut all));
+            devices.push(self.device(("devices", id, name), kind.word.name, built, &mut topics, &mut all));
         }
+        let logic = self.logic(&mut devices, &mut topics, &mut all);
         self.interlocks(&devices);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
@@ -229,6 +235,7 @@ impl Resolver<'_> {
             filters: all.filters,
             values: all.values,
             chains: all.chains,
+            logic,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
@@ -386,8 +393,7 @@ impl Resolver<'_> {
 
     fn device(
         &mut self,
-        id: DeviceId,
-        name: &str,
+        (section, id, name): (&'static str, DeviceId, &str),
         kind: &'static str,
         built: Built,
         topics: &mut Topics,
@@ -396,7 +402,7 @@ impl Resolver<'_> {
         let first = all.specs.len() as u32;
         let only = built.points.len() == 1;
         for draft in &built.points {
-            self.point(id, name, draft, only, topics, all);
+            self.point((section, id, name), draft, only, topics, all);
         }
         let point_ids: Vec<PointId> = (first..all.specs.len() as u32).map(PointId).collect();
         let own_names = built.own_verbs.iter().map(|v| &v.verb).cloned();

@@ -1,8 +1,10 @@
 //! Points: what a device and `defaults` leave open is filled in; topics are given and kept apart.
 
-use crate::config::raw::{Deliver as RawDeliver, Payload, Priority as RawPriority};
+use crate::config::logic::Alarm as RawAlarm;
+use crate::config::raw::{Deliver as RawDeliver, Params, Payload, Priority as RawPriority};
 use crate::device::PointDraft;
-use crate::engine::filters::Chain;
+use crate::engine::filters::{BuildError, Chain};
+use crate::expr::Scope;
 use crate::model::{Deliver, DeviceId, PayloadFormat, Place, PointId, PointSpec, Priority, Problem, Qos};
 use crate::wire::Topics;
 use crate::wire::topics::check_topic;
@@ -15,9 +17,19 @@ pub(super) struct Points {
     pub specs: Vec<PointSpec>,
     pub filters: Vec<Vec<String>>,
     pub chains: Vec<Chain>,
+    /// Where the keys of each stand, and what of them waits for the names of all points.
+    pub drafts: Vec<Draft>,
     pub values: Vec<&'static str>,
     /// Who publishes where: topic, owner, place.
     taken: Vec<(String, String, Option<Place>)>,
+}
+
+/// What of a point waits for the names of all points.
+pub(super) struct Draft {
+    /// The path of its keys.
+    pub path: Vec<String>,
+    pub filters: Vec<Params>,
+    pub alarm: Option<RawAlarm>,
 }
 
 impl Points {
@@ -27,18 +39,26 @@ impl Points {
     }
 }
 
+/// The engine's word for it.
+pub(super) fn priority(raw: RawPriority) -> Priority {
+    match raw {
+        RawPriority::Alarm => Priority::Alarm,
+        RawPriority::Normal => Priority::Normal,
+        RawPriority::Bulk => Priority::Bulk,
+    }
+}
+
 impl Resolver<'_> {
     pub(super) fn point(
         &mut self,
-        device: DeviceId,
-        device_name: &str,
+        (section, device, device_name): (&'static str, DeviceId, &str),
         draft: &PointDraft,
         only: bool,
         topics: &Topics,
         all: &mut Points,
     ) {
         let below: Vec<&str> =
-            ["devices", device_name].into_iter().chain(draft.path.iter().map(String::as_str)).collect();
+            [section, device_name].into_iter().chain(draft.path.iter().map(String::as_str)).collect();
         let at = |key: &'static str| below.iter().copied().chain([key]).collect::<Vec<_>>();
         let (keys, defaults) = (&draft.keys, &self.raw.defaults);
         let qos = keys.qos.or(defaults.qos).and_then(Qos::from_number).unwrap_or_default();
@@ -48,11 +68,7 @@ impl Resolver<'_> {
             RawDeliver::Latest => Deliver::Latest,
             RawDeliver::None => Deliver::None,
         };
-        let priority = match keys.priority.unwrap_or(RawPriority::Normal) {
-            RawPriority::Alarm => Priority::Alarm,
-            RawPriority::Normal => Priority::Normal,
-            RawPriority::Bulk => Priority::Bulk,
-        };
+        let priority = keys.priority.map_or(Priority::Normal, priority);
         let payload = match keys.payload.or(defaults.payload).unwrap_or(Payload::Plain) {
             Payload::Plain => PayloadFormat::Plain,
             Payload::Json => PayloadFormat::Json,
@@ -88,26 +104,6 @@ impl Resolver<'_> {
             self.error(&path, format!("`{topic}` belongs to the gateway itself"), "choose another topic");
         }
         all.taken.push((topic.clone(), name, place));
-        let chain = match Chain::build(&keys.filters) {
-            Ok(chain) => chain,
-            Err(errors) => {
-                // the chain was built of those that were right in form
-                let index = |i: &usize| i.to_string();
-                let kept: Vec<String> = (0..)
-                    .take_while(|i| self.places.has(&[&at("filters")[..], &[index(i).as_str()]].concat()))
-                    .filter(|i| !self.places.gone(&[&at("filters")[..], &[index(i).as_str()]].concat()))
-                    .map(|i| index(&i))
-                    .collect();
-                for (i, text) in errors {
-                    let word = keys.filters.get(i).and_then(|f| f.word()).map_or("", |(name, _)| name);
-                    let index = kept.get(i).map_or("", String::as_str);
-                    let text = if text.starts_with('`') { text } else { format!("`{word}`: {text}") };
-                    let place = self.places.value(&[&at("filters")[..], &[index, word]].concat());
-                    self.problems.push(Problem::error(place, text));
-                }
-                Chain::default()
-            }
-        };
         all.specs.push(PointSpec {
             id: PointId(all.specs.len() as u32),
             device,
@@ -129,6 +125,48 @@ impl Resolver<'_> {
             keys.filters.iter().filter_map(|f| f.word().map(|(name, value)| format!("{name} {}", value.shown())));
         all.filters.push(shown.collect());
         all.values.push(draft.values);
-        all.chains.push(chain);
+        let path = below.iter().map(|s| (*s).to_owned()).collect();
+        all.drafts.push(Draft { path, filters: keys.filters.clone(), alarm: keys.alarm.clone() });
+    }
+
+    /// Builds the filters of all points, now that all names are known.
+    pub(super) fn chains(&mut self, all: &mut Points, scope: &Scope) {
+        for draft in &all.drafts {
+            let below: Vec<&str> = draft.path.iter().map(String::as_str).collect();
+            let chain = match Chain::build(&draft.filters, scope) {
+                Ok(chain) => chain,
+                Err(errors) => {
+                    self.wrong_filters(&below, &draft.filters, errors);
+                    Chain::default()
+                }
+            };
+            all.chains.push(chain);
+        }
+    }
+
+    fn wrong_filters(&mut self, below: &[&str], filters: &[Params], errors: Vec<(usize, BuildError)>) {
+        // the chain was built of those that were right in form
+        let path = [below, &["filters"]].concat();
+        let index = |i: &usize| i.to_string();
+        let kept: Vec<String> = (0..)
+            .take_while(|i| self.places.has(&[&path[..], &[index(i).as_str()]].concat()))
+            .filter(|i| !self.places.gone(&[&path[..], &[index(i).as_str()]].concat()))
+            .map(|i| index(&i))
+            .collect();
+        for (i, BuildError { text, help, offset }) in errors {
+            let word = filters.get(i).and_then(|f| f.word()).map_or("", |(name, _)| name);
+            let index = kept.get(i).map_or("", String::as_str);
+            let text = if text.starts_with('`') || offset.is_some() { text } else { format!("`{word}`: {text}") };
+            let path = [&path[..], &[index, word]].concat();
+            let place = match offset {
+                Some(offset) => self.places.inside(&path, offset),
+                None => self.places.value(&path),
+            };
+            let problem = Problem::error(place, text);
+            self.problems.push(match help {
+                Some(help) => problem.help(help),
+                None => problem,
+            });
+        }
     }
 }

@@ -263,6 +263,14 @@ mod tests {
         }
 
         #[test]
+        fn any_bytes_with_a_good_checksum_are_answered(mut bytes in proptest::collection::vec(any::<u8>(), SLOT - 14)) {
+            let mut slot = [MAGIC.as_slice(), &VERSION.to_le_bytes()].concat();
+            slot.append(&mut bytes);
+            slot.extend(crc32c::crc32c(&slot).to_le_bytes());
+            let _ = State::decode(&slot);
+        }
+
+        #[test]
         fn marks_remember_exactly_what_they_were_told(adds in proptest::collection::vec(0u32..300, 0..200), takes in proptest::collection::vec(0u32..300, 0..50)) {
             let (mut marks, mut set) = (Marks::default(), std::collections::BTreeSet::new());
             for a in adds { prop_assert_eq!(marks.add(a), set.insert(a)); }

@@ -130,7 +130,9 @@ fn look(log: &mut Log, found: &mut Recovered, id: SegmentId, name: &str, len: u6
         let known = segment::read_footer(foot.get(last..).unwrap_or_default(), chain, token).filter(|_| !whole);
         // With few lanes their table comes with the footer.
         let mut lanes = segment::read_lanes(&foot, chain, token);
-        if let Err(more @ FOOTER..) = lanes {
+        if let Err(more @ FOOTER..) = lanes
+            && more as u64 <= len
+        {
             lanes = segment::read_lanes(&read(len.saturating_sub(more as u64), more)?, chain, token);
         }
         let known = known.and_then(|(s, b)| Some((s, b, lanes.ok()?)));

@@ -163,11 +163,13 @@ pub fn read_lanes(bytes: &[u8], chain: Chain, token: u64) -> Result<HashMap<u64,
     let salt = salt(chain, token);
     let parse = || {
         let foot = bytes.get(bytes.len().checked_sub(FOOTER)?..)?;
+        read_footer(foot, chain, token)?;
         let at = record::HEAD + FOOTER_PAYLOAD - HEADER - 4;
         Some(Cursor(foot.get(at..)?).u32()? as usize)
     };
-    let Some(len) = parse() else { return Err(FOOTER) };
-    let table = bytes.len().checked_sub(FOOTER + len).and_then(|at| bytes.get(at..)).ok_or(FOOTER + len)?;
+    let Some(len) = parse() else { return Err(0) };
+    let all = len.saturating_add(FOOTER);
+    let table = bytes.len().checked_sub(all).and_then(|at| bytes.get(at..)).ok_or(all)?;
     match record::find(table, salt, false) {
         Found::Good(p) => record::get_lanes(p).ok_or(0),
         _ => Err(0),
@@ -417,9 +419,9 @@ impl Scanner {
     /// What lies behind `end`, where the good entries end: heads that are plausible, checksums or not.
     pub fn torn(&self, file: &[u8], end: usize) -> Torn {
         let s = &self.summary;
-        let from = s.last_seq.map_or(self.base.seq, |l| l + 1);
+        let from = s.last_seq.map_or(self.base.seq, |l| l.saturating_add(1));
         // Whatever it was, it was something.
-        let mut torn = Torn { records: 1, from, to: from + 1 };
+        let mut torn = Torn { records: 1, from, to: from.saturating_add(1) };
         let mut at = end;
         while let Some(rest) = file.get(at..).filter(|r| r.len() > record::HEAD) {
             let item = record::guess(rest, self.salt)
@@ -433,7 +435,7 @@ impl Scanner {
                 continue;
             };
             torn.records = torn.records.max(u64::from(index - s.count) + 1);
-            torn.to = torn.to.max(item.seq.map_or(0, |q| q + 1));
+            torn.to = torn.to.max(item.seq.map_or(0, |q| q.saturating_add(1)));
             at += record::HEAD + len;
         }
         torn
@@ -563,11 +565,51 @@ mod tests {
         }
 
         #[test]
+        fn a_torn_end_is_known_as_far_as_heads_are_left(n in 2u64..40, lost in 1usize..400) {
+            let whole = segment(n, false);
+            let mut file = whole.clone();
+            let from = file.len().saturating_sub(lost).max(FIRST as usize + 60);
+            file[from..].fill(0);
+            let Header::Good(base) = read_header(&file, CHAIN, 10) else { panic!() };
+            let mut s = Scanner::new(CHAIN, base, false);
+            let end = loop {
+                if let Step::End(at, _) = s.step(&file) {
+                    break at;
+                }
+            };
+            let torn = s.torn(&file, end);
+            // Never one that is still there, never one that was not written.
+            prop_assert!(torn.from == s.summary.last_seq.map_or(500, |l| l + 1) && torn.to <= 500 + n.max(1) + 1);
+        }
+
+        #[test]
+        fn a_segments_lanes_are_known_from_its_end(n in 1u64..60) {
+            let file = segment(n, true);
+            let want = (0..n).fold(HashMap::new(), |mut lanes, i| {
+                *lanes.entry(i % 3).or_default() += 1u32;
+                lanes
+            });
+            let Err(more) = read_lanes(&file[file.len() - FOOTER..], CHAIN, 10) else { panic!() };
+            prop_assert_eq!(read_lanes(&file[file.len() - more..], CHAIN, 10), Ok(want.clone()));
+            prop_assert_eq!(read_lanes(&file, CHAIN, 10), Ok(want));
+        }
+
+        #[test]
+        fn any_name_is_answered(name in "[0-9al.seg-]{0,40}") {
+            if let Some((chain, token)) = parse_name(&name) {
+                prop_assert_eq!(super::name(chain, token), name);
+            }
+        }
+
+        #[test]
         fn any_bytes_as_a_segment_are_read_without_harm(junk in proptest::collection::vec(any::<u8>(), 0..600), keep_header in any::<bool>()) {
             let mut file = if keep_header { segment(1, false) } else { Vec::new() };
             file.extend(junk);
             let _ = read(&file);
-            let _ = read_footer(&file, CHAIN, 10);
+            let _ = (read_footer(&file, CHAIN, 10), read_lanes(&file, CHAIN, 10));
+            let base = Base { token: 10, seq: 500, ..Base::default() };
+            let torn = Scanner::new(CHAIN, base, false).torn(&file, FIRST as usize);
+            prop_assert!(torn.from < torn.to && torn.records > 0);
         }
     }
 }

@@ -179,8 +179,8 @@ impl Hub {
 
     fn report(&mut self, report: Report, fx: &mut Vec<Effect>) {
         match report {
-            Report::Reading { point, value, quality, taken } => {
-                self.feed(Event::Reading { point, value, quality, taken }, fx);
+            Report::Reading { point, value, quality, taken, frame } => {
+                self.feed(Event::Reading { point, value, quality, taken, frame }, fx);
             }
             Report::Status(device, status) => self.feed(Event::Device(device, status), fx),
             Report::Acted(ticket, result) => self.feed(Event::Acted(ticket, result), fx),

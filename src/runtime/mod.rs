@@ -25,7 +25,11 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::device::{Context, Counters};
 use crate::engine::commands::Reply;
+use crate::engine::filters::Chain;
+use crate::engine::logic::Logic;
 use crate::engine::{Effect, Engine, Setup, bridge};
+use crate::expr::Zone;
+use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
 use crate::hal::Board;
 use crate::link::{Link, LinkHandle};
@@ -57,13 +61,15 @@ pub struct Pins {
     pub board: Arc<dyn Board>,
     /// The same, if it is simulated.
     pub sim: Option<SimBoard>,
+    /// The machine's files: what the kernel tells of sensors and of the machine itself.
+    pub machine: Machine,
 }
 
 impl Pins {
     /// A simulated board.
     pub fn simulated() -> Pins {
         let sim = SimBoard::new();
-        Pins { board: Arc::new(sim.clone()), sim: Some(sim) }
+        Pins { board: Arc::new(sim.clone()), sim: Some(sim), machine: Machine::here().simulate() }
     }
 }
 
@@ -190,11 +196,17 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
+        let wants_fields: Vec<bool> = plan
+            .devices
+            .iter()
+            .map(|d| d.spec.points.iter().any(|id| plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)))
+            .collect();
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
             points: plan.points,
             chains: plan.chains,
+            logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
             info,
             memory: memory.recall(""),
             boot: clock.boot(),
@@ -213,7 +225,7 @@ impl Daemon {
             tokio::spawn(supervisor::keep(port));
         }
         let mut parts = Vec::new();
-        for device in plan.devices {
+        for (device, wants_fields) in plan.devices.into_iter().zip(wants_fields) {
             let (order_tx, orders) = mpsc::channel(ORDERS);
             let counters = Arc::new(Counters::default());
             let context = Context {
@@ -221,12 +233,14 @@ impl Daemon {
                 name: device.spec.name.clone(),
                 points: device.spec.points.clone(),
                 board: pins.board.clone(),
+                machine: pins.machine.clone(),
                 clock: clock.clone(),
                 counters: counters.clone(),
                 up: if device.spec.output.is_some() { answer_tx.clone() } else { report_tx.clone() },
                 answers: answer_tx.clone(),
                 orders,
                 begin: engine.begin(device.spec.id, kept(device.spec.id)),
+                wants_fields,
                 memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));

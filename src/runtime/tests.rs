@@ -7,7 +7,7 @@ use crate::device::Report;
 use crate::link::LinkEvent;
 use crate::model::{Action, Incoming, PointId, Value};
 use crate::plan::{Ask, check};
-use crate::queue::Options;
+use crate::queue::{self, Options};
 use std::time::Instant;
 
 fn plan(dir: &std::path::Path, devices: &str) -> Plan {
@@ -61,6 +61,50 @@ async fn after_an_end_without_order_outputs_start_safe() {
     }
 }
 
+/// A reading that an earlier process of this boot, or of another, took five seconds before this one began.
+fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
+    let clock = Arc::new(crate::clock::Clock::new());
+    let limits = queue::Limits {
+        max_bytes: 1 << 20,
+        max_age: Duration::from_secs(600),
+        when_full: queue::WhenFull::DropOldest,
+    };
+    let shared = Shared::new(Queue::new(limits, 1), clock.start());
+    let record = crate::wire::ReadingRecord {
+        topic: "t/x".into(),
+        qos: crate::model::Qos::AtLeastOnce,
+        retain: false,
+        format: crate::model::PayloadFormat::Plain,
+        words: Default::default(),
+        value: crate::model::Value::Number(1.0),
+        quality: crate::model::Quality::Good,
+    };
+    let mono = clock.epoch().start.saturating_sub(5000);
+    shared.lock().append(
+        queue::Entry {
+            reading: true,
+            stamp: queue::Stamp { wall: 7_000, mono, boot: boot(clock.epoch().id), synced: false },
+            body: crate::wire::Record::Reading(Box::new(record)).encode(),
+            ..Default::default()
+        },
+        Duration::ZERO,
+    );
+    let outbox = outbox::QueueOutbox::new(shared, clock, Arc::default());
+    crate::link::Outbox::take(&*outbox).unwrap().message.properties.user
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_of_this_boot_took_before_the_clock_was_set_is_put_right() {
+    let user = sent_as(|boot| boot);
+    let time: jiff::Timestamp = user.iter().find(|u| u.0 == "time").unwrap().1.parse().unwrap();
+    let age = jiff::Timestamp::now().as_millisecond() - time.as_millisecond();
+    assert!((5_000..65_000).contains(&age), "{age}");
+    assert!(!user.iter().any(|u| u.0 == "clock"), "{user:?}");
+    let user = sent_as(|boot| boot ^ 1);
+    assert!(user.contains(&("time".into(), "1970-01-01T00:00:07.000Z".into())), "{user:?}");
+    assert!(user.contains(&("clock".into(), "unsynced".into())));
+}
+
 /// A hub whose queue is full and whose link takes nothing, with one output `pump`.
 fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
     let plan = plan(dir, "devices: { pump: { kind: digital_out, pin: 27 }, door: { kind: digital_in, pin: 17 } }");
@@ -89,6 +133,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         devices,
         points: plan.points,
         chains: plan.chains,
+        logic: Default::default(),
         info: Default::default(),
         memory: Default::default(),
         boot: Default::default(),
@@ -133,6 +178,7 @@ async fn an_answer_is_heard_while_devices_are_held_back() {
         value: Value::Bool(on),
         quality: Default::default(),
         taken: Default::default(),
+        frame: Default::default(),
     };
     // outputs are heard on the way of the answers
     hands.answers.send(reading(0, false)).await.unwrap();

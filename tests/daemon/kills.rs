@@ -63,7 +63,7 @@ fn judge(trace: &[Line], dead: &[(u64, u64)]) -> Result<usize, String> {
                 let mut last = from + l.max_on + WAY;
                 // nobody was there at the end of its time: whoever came next must have ended it
                 while let Some((_, until)) = dead.iter().find(|(a, b)| (*a..*b).contains(&last)) {
-                    last = until + WAY;
+                    last = until.saturating_add(WAY);
                 }
                 if at > last {
                     return Err(format!("GPIO{pin} is on from {from} to {at}: {} ms", (at - from) / MS));

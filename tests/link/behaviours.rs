@@ -373,6 +373,7 @@ async fn no_behaviour_of_a_broker_loses_a_record_or_stops_the_link() {
     let names: BTreeSet<String> = rows().iter().map(|r| r.name.clone()).collect();
     assert_eq!(names.len(), rows().len(), "each row has its own name");
     let on = |p| rows().iter().filter(|r| r.on.contains(&p)).count();
+    println!("{} ways with MQTT 5, {} with 3.1.1", on(Protocol::V5), on(Protocol::V311));
     assert!(on(Protocol::V5) >= 100 && on(Protocol::V311) >= 50, "{} {}", on(Protocol::V5), on(Protocol::V311));
     let mut all = JoinSet::new();
     for row in rows() {

@@ -165,6 +165,23 @@ impl Fs {
         fs
     }
 
+    /// A number that differs where what is on the disk does.
+    pub fn digest(&self) -> u64 {
+        let mut h = 0u64;
+        let mut add = |v: u64| h = (h.rotate_left(23) ^ v).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        for (name, n) in &self.durable_dir {
+            for bytes in [name.as_bytes(), &self.nodes[*n].durable] {
+                add(bytes.len() as u64);
+                for word in bytes.chunks(8) {
+                    let mut w = [0; 8];
+                    w[..word.len()].copy_from_slice(word);
+                    add(u64::from_le_bytes(w));
+                }
+            }
+        }
+        h ^ h >> 29
+    }
+
     /// A file's bytes, to be changed behind everybody's back.
     pub fn bytes(&mut self, name: &str) -> Option<&mut Vec<u8>> {
         let n = *self.dir.get(name)?;

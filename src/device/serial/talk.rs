@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::codec::{Decoded, Frame, Joined, Output, Pipeline, Reason};
 use crate::config::scalar::Span;
 use crate::hal::bus::{Heard, Urgency};
-use crate::model::{Action, Now, OutcomeKind, Quality, Refusal, Ticket, Value};
+use crate::model::{self, Action, Now, OutcomeKind, Quality, Refusal, Ticket, Value};
 
 use super::keys::{Command, Poll};
 
@@ -56,8 +56,8 @@ pub struct Script {
 /// What is to be told to the hub.
 #[derive(Debug, PartialEq)]
 pub enum Say {
-    /// A reading of a point.
-    Reading(usize, Value, Quality, Instant),
+    /// A reading of a point, and what came with it.
+    Reading(usize, Value, Quality, Instant, model::Frame),
     /// What became of an order.
     Acted(Ticket, Result<Option<Value>, Refusal>),
     /// The device is there.
@@ -102,6 +102,9 @@ struct State {
     heard: Instant,
     /// When a silence will mean something to the framing.
     idle: Option<Instant>,
+    /// Whether anybody reads other fields than the points, and those of the frame at hand.
+    wants_fields: bool,
+    fields: Option<Arc<Vec<(String, Value)>>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -184,9 +187,16 @@ impl Talk {
             late: 0,
             heard: now,
             idle: None,
+            wants_fields: false,
+            fields: None,
             script,
         };
         Talk { pipeline, state }
+    }
+
+    /// Somebody reads all fields of the frames.
+    pub fn want_fields(&mut self, wanted: bool) {
+        self.state.wants_fields = wanted;
     }
 
     /// The port was opened; `again`: not for the first time.
@@ -410,6 +420,11 @@ impl State {
         match output {
             Output::Frame { frame, readings, fields } => {
                 self.counts.frames += 1;
+                self.fields = self.wants_fields.then(|| {
+                    let mut list = Vec::new();
+                    fields.each(&mut |name, value| list.push((name.to_owned(), value)));
+                    Arc::new(list)
+                });
                 self.good(frame, readings, &|gate| fields.passes(gate), at, out);
             }
             Output::NotOurs(frame) => {
@@ -486,9 +501,10 @@ impl State {
     }
 
     fn say(&self, readings: &[Decoded], at: Instant, out: &mut Vec<Say>) {
-        out.extend(readings.iter().map(|r| {
+        out.extend(readings.iter().enumerate().map(|(i, r)| {
             let quality = if r.bad { Quality::Bad } else { Quality::Good };
-            Say::Reading(r.point, r.value.clone(), quality, at)
+            let frame = model::Frame { fields: self.fields.clone(), more: i + 1 < readings.len() };
+            Say::Reading(r.point, r.value.clone(), quality, at, frame)
         }));
     }
 

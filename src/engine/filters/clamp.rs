@@ -3,13 +3,13 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Filter, FilterWord, number, read, schema_of};
+use super::{At, Filter, FilterWord, number, read, schema_of};
 use crate::config::Word;
-use crate::model::{Mono, Value};
+use crate::model::Value;
 
 pub(super) const WORD: FilterWord = FilterWord {
     word: Word { name: "clamp", summary: "brings a number into its bounds", schema: schema_of::<Bounds> },
-    build: |params| {
+    build: |params, _| {
         let bounds: Bounds = read(params)?;
         if bounds.min.unwrap_or(f64::MIN) > bounds.max.unwrap_or(f64::MAX) {
             return Err("`min` is greater than `max`".into());
@@ -28,7 +28,7 @@ struct Bounds {
 }
 
 impl Filter for Bounds {
-    fn apply(&mut self, value: Value, _: Mono) -> Option<Value> {
+    fn apply(&mut self, value: Value, _: &At) -> Option<Value> {
         number(value, |n| n.max(self.min.unwrap_or(f64::MIN)).min(self.max.unwrap_or(f64::MAX)))
     }
 }

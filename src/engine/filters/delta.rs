@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
-use super::{Filter, FilterWord, read, schema_of};
+use super::{At, Filter, FilterWord, read, schema_of};
 use crate::config::Word;
-use crate::model::{Mono, Value};
+use crate::model::Value;
 
 pub(super) const WORD: FilterWord = FilterWord {
     word: Word { name: "delta", summary: "least change that passes: 0.1 or 2%", schema: schema_of::<Step> },
-    build: |params| Ok(Box::new(Delta { step: read(params)?, last: None })),
+    build: |params, _| Ok(Box::new(Delta { step: read(params)?, last: None })),
 };
 
 /// An amount, or a part of the last value.
@@ -67,7 +67,7 @@ struct Delta {
 }
 
 impl Filter for Delta {
-    fn apply(&mut self, value: Value, _: Mono) -> Option<Value> {
+    fn apply(&mut self, value: Value, _: &At) -> Option<Value> {
         let moved = match (&value, &self.last) {
             (Value::Number(n), Some(Value::Number(last))) => {
                 let least = match self.step {
@@ -85,5 +85,8 @@ impl Filter for Delta {
             self.last = Some(value.clone());
         }
         moved.then_some(value)
+    }
+    fn interrupted(&mut self) {
+        self.last = None;
     }
 }

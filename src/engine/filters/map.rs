@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use super::{Filter, FilterWord, read};
+use super::{At, Filter, FilterWord, read};
 use crate::config::Word;
 use crate::config::scalar::Plain;
-use crate::model::{Mono, Value};
+use crate::model::Value;
 
 pub(super) const WORD: FilterWord = FilterWord {
     word: Word { name: "map", summary: "other words for values: { 1: open, 0: shut }", schema },
-    build: |params| {
+    build: |params, _| {
         let list: HashMap<Plain, Plain> = read(params)?;
         Ok(Box::new(Map(list.into_iter().map(|(k, v)| (k.0, Value::parse(&v.0))).collect())))
     },
@@ -24,7 +24,7 @@ fn schema(_: &mut SchemaGenerator) -> Schema {
 struct Map(HashMap<String, Value>);
 
 impl Filter for Map {
-    fn apply(&mut self, value: Value, _: Mono) -> Option<Value> {
+    fn apply(&mut self, value: Value, _: &At) -> Option<Value> {
         Some(self.0.get(&value.to_string()).cloned().unwrap_or(value))
     }
 }

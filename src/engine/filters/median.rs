@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::{Filter, FilterWord, number, read, schema_of};
+use super::{At, Filter, FilterWord, number, read, schema_of};
 use crate::config::Word;
-use crate::model::{Mono, Value};
+use crate::model::Value;
 
 pub(super) const WORD: FilterWord = FilterWord {
     word: Word { name: "median", summary: "the middle of this many values", schema: schema_of::<u16> },
-    build: |params| match read::<u16>(params)? {
+    build: |params, _| match read::<u16>(params)? {
         n @ 1..=1000 => Ok(Box::new(Median { size: n.into(), window: VecDeque::new(), sorted: Vec::new() })),
         _ => Err("`median` takes 1 to 1000 values".into()),
     },
@@ -21,7 +21,7 @@ struct Median {
 }
 
 impl Filter for Median {
-    fn apply(&mut self, value: Value, _: Mono) -> Option<Value> {
+    fn apply(&mut self, value: Value, _: &At) -> Option<Value> {
         number(value, |n| {
             if self.window.len() == self.size {
                 self.window.pop_front();

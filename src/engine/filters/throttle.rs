@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Filter, FilterWord, read, schema_of};
+use super::{At, Filter, FilterWord, read, schema_of};
 use crate::config::Word;
 use crate::config::scalar::Span;
 use crate::model::{Mono, Value};
 
 pub(super) const WORD: FilterWord = FilterWord {
     word: Word { name: "throttle", summary: "at most one value in this time", schema: schema_of::<Span> },
-    build: |params| Ok(Box::new(Throttle { every: read::<Span>(params)?.0, last: None })),
+    build: |params, _| Ok(Box::new(Throttle { every: read::<Span>(params)?.0, last: None })),
 };
 
 struct Throttle {
@@ -18,11 +18,14 @@ struct Throttle {
 }
 
 impl Filter for Throttle {
-    fn apply(&mut self, value: Value, now: Mono) -> Option<Value> {
-        if self.last.is_some_and(|last| now.since(last) < self.every) {
+    fn apply(&mut self, value: Value, at: &At) -> Option<Value> {
+        if self.last.is_some_and(|last| at.now.since(last) < self.every) {
             return None;
         }
-        self.last = Some(now);
+        self.last = Some(at.now);
         Some(value)
+    }
+    fn interrupted(&mut self) {
+        self.last = None;
     }
 }

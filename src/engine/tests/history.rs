@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
 use crate::config::When;
 use crate::config::scalar::Span;
 use crate::engine::bridge::{GapReport, Info};
+use crate::engine::logic::Logic;
 use crate::engine::{Effect, Engine, Event, Outgoing, Setup};
+use crate::expr::Zone;
 use crate::model::{
-    Action, DeviceId, DeviceStatus, Incoming, Mono, Now, OutcomeKind, PointId, Qos, Quality, Refusal, Ticket, Value, Wall,
+    Action, DeviceId, DeviceStatus, Frame, Incoming, Mono, Now, OutcomeKind, PointId, Qos, Quality, Refusal, Ticket, Value, Wall,
 };
 use crate::plan::{Ask, Plan, check};
 use crate::wire::Record;
@@ -24,6 +27,8 @@ struct House {
     points: Vec<String>,
     now: Now,
     incoming: u64,
+    /// By how much the system's clock was set, in milliseconds.
+    ahead: i64,
 }
 
 /// Plays the events of `history` in the house of `yaml`; gives them with what came of them.
@@ -56,7 +61,8 @@ impl House {
         };
         let checked = check(text.as_bytes(), &ask);
         let Some(plan) = checked.plan else { panic!("{:#?}", checked.problems) };
-        let Plan { topics, devices, points, chains, .. } = plan;
+        let Plan { topics, devices, points, chains, logic, .. } = plan;
+        let zone = Some(Zone(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()));
         let now = Now { wall: Wall(NOON), mono: Mono::default(), synced: true };
         let devices: Vec<_> = devices.into_iter().map(|d| d.spec).collect();
         let name = |p: &crate::model::PointSpec| {
@@ -74,6 +80,7 @@ impl House {
                     devices,
                     points,
                     chains,
+                    logic: Logic { zone, ..logic },
                     info,
                     memory: Default::default(),
                     boot: Default::default(),
@@ -83,6 +90,7 @@ impl House {
             ),
             now,
             incoming: 0,
+            ahead: 0,
         }
     }
 
@@ -90,6 +98,13 @@ impl House {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let event = match word {
             "at" => return self.wait_until(rest.parse::<Span>().unwrap().0),
+            "clock" => {
+                let wall = rest.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+                self.ahead = wall - NOON - self.now.mono.0.as_millis() as i64;
+                self.now.synced = true;
+                self.set(self.now.mono.0);
+                return self.feed(Event::Wake);
+            }
             "unset" => {
                 self.now.synced = false;
                 return Vec::new();
@@ -109,14 +124,15 @@ impl House {
                 let (name, why) = rest.split_once(' ').unwrap();
                 Event::Device(self.device(name), DeviceStatus::Silent(why.into()))
             }
-            "read" => {
+            "read" | "half" => {
                 let (name, value) = rest.split_once(' ').unwrap();
                 let point = self.points.iter().position(|p| p == name).unwrap_or_else(|| panic!("no point {name}"));
                 let (value, quality) = match value.strip_prefix("bad ") {
                     Some(text) => (Value::Text(text.into()), Quality::Bad),
                     None => (self::value(value), Quality::Good),
                 };
-                Event::Reading { point: PointId(point as u32), value, quality, taken: self.now.stamp() }
+                let frame = Frame { fields: None, more: word == "half" };
+                Event::Reading { point: PointId(point as u32), value, quality, taken: self.now.stamp(), frame }
             }
             "acted" => {
                 let (ticket, what) = rest.split_once(' ').unwrap();
@@ -145,7 +161,8 @@ impl House {
     fn feed(&mut self, event: Event) -> Vec<String> {
         let mut fx = Vec::new();
         self.engine.handle(event, &self.now, &mut fx);
-        fx.iter().map(|effect| self.shown(effect)).collect()
+        // a wish from within has nothing to acknowledge
+        fx.iter().filter(|e| **e != Effect::Ack(0)).map(|effect| self.shown(effect)).collect()
     }
 
     /// The clock goes on; each waking is said with its time.
@@ -166,7 +183,7 @@ impl House {
     fn set(&mut self, mono: Duration) {
         assert!(mono >= self.now.mono.0, "the clock of a history does not go back");
         self.now.mono = Mono(mono);
-        self.now.wall = Wall(NOON + mono.as_millis() as i64);
+        self.now.wall = Wall(NOON + self.ahead + mono.as_millis() as i64);
     }
 
     fn device(&self, name: &str) -> DeviceId {

@@ -121,8 +121,8 @@ impl Lab {
     fn said(&mut self) -> Vec<String> {
         let start = self.start;
         let word = |say: Say| match say {
-            Say::Reading(point, value, Quality::Good, _) => format!("{point}={value}"),
-            Say::Reading(point, value, quality, _) => format!("{point}={value} {}", quality.as_str()),
+            Say::Reading(point, value, Quality::Good, ..) => format!("{point}={value}"),
+            Say::Reading(point, value, quality, ..) => format!("{point}={value} {}", quality.as_str()),
             Say::Acted(Ticket(n), Ok(value)) => {
                 format!("{n} done{}", value.map_or(String::new(), |v| format!(" {v}")))
             }
