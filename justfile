@@ -57,6 +57,21 @@ week readings="6048000":
     cargo build --release
     OUTAGE_READINGS={{readings}} OUTAGE_PROGRAM=target/release/pinpost cargo test --test outage -- --nocapture
 
+# All proofs on the real thing: power cuts, kills, faults in every call, sick disks. As root, where mounts are possible.
+proofs:
+    cargo build --release --locked
+    .ci/proofs.sh target/release/pinpost
+
+# The power is cut under the real daemon; ten thousand take half an hour: just powercut 10000.
+powercut n="200":
+    cargo build --release --locked
+    POWER_CUTS={{n}} .ci/proofs.sh target/release/pinpost after_every_power_cut
+
+# Daemon and broker are killed again and again: just kill9 10000.
+kill9 n="200":
+    cargo build --release --locked
+    KILLS={{n}} .ci/proofs.sh target/release/pinpost kill_9
+
 # Licences, sources, bans and advisories (fetches the advisory database).
 deny:
     cargo deny check
@@ -65,3 +80,7 @@ deny:
 lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
+
+# Kills the daemon a thousand times while random commands move its outputs; the simulated pins are the judge (minutes).
+kill-outputs kills="1000":
+    PINPOST_KILLS={{kills}} cargo test --test daemon no_kill_breaks -- --nocapture

@@ -25,7 +25,8 @@
 //! - [`wire`] MQTT WORDS, pure: topics (built and taken apart only there), payloads, commands, the queue's records.
 //! - [`expr`] EXPRESSIONS AND TEMPLATES, pure: Jinja, compiled once, names resolved to points; "not known" is not false.
 //! - [`engine`] DECISIONS, pure: points and filters, outputs and their limits, commands, what the gateway says of itself.
-//! - [`hal`] DOORS TO HARDWARE: pins (Raspberry Pi, simulated), ports (serial line, TCP, a program), what is plugged in.
+//! - [`hal`] DOORS TO HARDWARE: pins (Raspberry Pi, simulated), ports (serial line, TCP, a program) and the task by which
+//!   devices share one, what is plugged in.
 //! - [`device`] KINDS: one file each over hal and codec; a kind reads its keys, claims its pins and gives a task.
 //! - [`queue`] STORE AND FORWARD: opaque bytes and their numbers, in memory and on disk; it knows nothing of MQTT.
 //! - [`link`] THE BROKER: one connection, the window of what is unacknowledged, MQTT 5 and 3.1.1, the embedded broker.
@@ -56,8 +57,9 @@
 //! in expr, the journal in logging.
 //!
 //! # A frame's way up
-//! Bytes of a port → `codec` (cut, checked, decoded; what is wrong is counted by reason and never ends the task) →
-//! the device stamps a reading with the moment it was read → a bounded channel, in which a flood slows its own device
+//! Bytes of a port → `hal/bus` (every device on the port hears them; one at a time may speak) → `codec` (cut, checked,
+//! decoded; what is wrong is counted by reason and never ends the task) → the device stamps a reading with the moment
+//! it was read → a bounded channel, in which a flood slows its own device
 //! (and all wait a moment while the queue's memory is nearly full, so that disk and link catch up) → hub →
 //! `engine/points` (filters, last value) → `wire::Record` → queue (gives the number, keeps the stamp) → link (the
 //! record becomes a message only now, when its time may have been put right) → PUBACK → the queue forgets.

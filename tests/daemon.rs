@@ -8,6 +8,8 @@ mod fronts;
 mod asking;
 #[path = "daemon/inputs.rs"]
 mod inputs;
+#[path = "daemon/kills.rs"]
+mod kills;
 #[path = "daemon/link.rs"]
 mod link;
 #[path = "daemon/modbus.rs"]
@@ -22,6 +24,8 @@ mod reload;
 mod requests;
 #[path = "daemon/rules.rs"]
 mod rules;
+#[path = "daemon/sensors.rs"]
+mod sensors;
 #[path = "daemon/serial.rs"]
 mod serial;
 #[path = "daemon/storm.rs"]

@@ -4,6 +4,9 @@
 mod fake_pi;
 mod support;
 
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
 use fake_pi::{CLR, FSEL, FakePi, SET};
 use support::gateway::{Gateway, Home, Watch, publish};
 use support::mosquitto::Mosquitto;
@@ -187,4 +190,76 @@ fn after_a_crash_safe_state_drives_the_outputs_that_were_last_applied() {
     let gateway = home.online(&mut all);
     safe();
     gateway.stop();
+}
+
+/// Outputs of every kind, all of them on.
+const ALL_KINDS: &str = "devices:
+  pump: { kind: digital_out, pin: 27 }
+  fan: { kind: pwm, pin: 22, frequency: 200 }
+  heat: { kind: pwm, pin: 23, inverted: true, safe: 30 }
+  flap: { kind: servo, pin: 24, safe: 45 }
+";
+
+#[test]
+fn after_a_hang_a_panic_or_a_kill_every_kind_of_output_is_safe_in_an_instant() {
+    let pi = FakePi::new();
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, ALL_KINDS).on_pins(pi.environment()).with_env("PINPOST_PLANT", "1");
+    let socket = UnixDatagram::bind(home.path("notify")).unwrap();
+    let mut all = Watch::on(&mut broker, "gw/#");
+    for end in ["hang", "panic", "kill"] {
+        let mut command = home.command();
+        // as systemd does it for WatchdogSec=1s
+        command.env("NOTIFY_SOCKET", home.path("notify")).env("WATCHDOG_USEC", "1000000");
+        let mut gateway = Gateway { program: Program::start(&mut command) };
+        all.online(&mut gateway);
+        for (device, value) in [("pump", "ON"), ("fan", "50"), ("heat", "70"), ("flap", "90")] {
+            publish(&broker, &format!("gw/{device}/set"), value, &[]);
+            assert_eq!(all.next(&format!("gw/{device}/result")).json()["outcome"], "done", "{device}");
+        }
+        let mut text = [0; 4096];
+        let mut said = |wait: Duration| {
+            socket.set_read_timeout(Some(wait)).unwrap();
+            socket.recv(&mut text).ok().map(|n| String::from_utf8_lossy(&text[..n]).into_owned())
+        };
+        match end {
+            "hang" => {
+                while !said(Duration::from_secs(20)).expect("no word").contains("WATCHDOG=1") {}
+                publish(&broker, "gw/pump/set", "hang the hub", &[]);
+                // within its period nobody feeds the watchdog any more
+                let hung = Instant::now();
+                let mut fed = hung;
+                while let Some(word) = said(Duration::from_secs(1)) {
+                    if word.contains("WATCHDOG=1") {
+                        fed = Instant::now();
+                    }
+                    assert!(hung.elapsed() < Duration::from_secs(20), "it is fed though the hub hangs");
+                }
+                assert!(fed.elapsed() >= Duration::from_secs(1));
+                gateway.program.signal(nix::sys::signal::Signal::SIGABRT);
+                gateway.program.end();
+            }
+            "panic" => {
+                publish(&broker, "gw/pump/set", "panic in the hub", &[]);
+                gateway.program.end().with(70);
+            }
+            _ => drop(gateway.kill()),
+        }
+        all.until_payload("gw/bridge/state", "offline");
+        all.forget();
+        assert!(pi.level(27), "a program that has ended leaves its pins");
+        let mut best = Duration::MAX;
+        for _ in 0..10 {
+            let mut command = home.pinpost(&["safe-state"]);
+            command.env("STATE_DIRECTORY", home.path("state")).env("SERVICE_RESULT", "watchdog");
+            let begun = Instant::now();
+            run(&mut command, b"").with(0);
+            best = best.min(begun.elapsed());
+        }
+        // pulses have nobody left to make them: off, whatever the duty of `safe`
+        assert_eq!([27, 22, 23, 24].map(|pin| (pi.mode(pin), pi.level(pin))), [(1, false), (1, false), (1, true), (1, false)]);
+        eprintln!("after {end}: safe-state took {best:?}");
+        assert!(best < Duration::from_millis(50), "safe-state took {best:?}");
+        while said(Duration::from_millis(1)).is_some() {}
+    }
 }

@@ -8,8 +8,12 @@
 mod books;
 #[path = "proofs/calls.rs"]
 mod calls;
+#[path = "proofs/disk.rs"]
+mod disk;
 #[path = "support/fault.rs"]
 mod fault;
+#[path = "proofs/kills.rs"]
+mod kills;
 #[path = "support/lab.rs"]
 mod lab;
 #[path = "proofs/powercut.rs"]

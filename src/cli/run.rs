@@ -11,6 +11,7 @@ use super::{ConfigOption, Failure, Outcome, block_on, exit, file};
 use crate::config::{self, When, report};
 use crate::engine::commands::Reply;
 use crate::hal::NoBoard;
+use crate::hal::machine::Machine;
 use crate::hal::raspberry_pi::RaspberryPi;
 use crate::model::Problem;
 use crate::plan::{Checked, Plan};
@@ -52,7 +53,7 @@ async fn serve(mut house: House, plan: Plan) -> Outcome {
     let mut terminate = watch(SignalKind::terminate())?;
     let mut interrupt = watch(SignalKind::interrupt())?;
     let mut hangup = watch(SignalKind::hangup())?;
-    let pins = if house.simulate { Pins::simulated() } else { raspberry_pi() };
+    let pins = if house.simulate { simulated()? } else { raspberry_pi() };
     let (id, devices) = (plan.id.clone(), plan.devices.len());
     log::info!(gateway = id.as_str(), devices, board = pins.board.describe().as_str(); "pinpost {} runs", env!("CARGO_PKG_VERSION"));
     let mut daemon = Daemon::start(plan, pins).map_err(|e| Failure::failed(e.to_string()))?;
@@ -157,13 +158,23 @@ impl House {
     }
 }
 
+/// Simulated pins, with the trace that `PINPOST_SIM_TRACE` asks for.
+fn simulated() -> Result<Pins, Failure> {
+    let pins = Pins::simulated();
+    if let (Some(path), Some(sim)) = (std::env::var_os("PINPOST_SIM_TRACE"), &pins.sim) {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        sim.trace(file.map_err(|e| Failure::failed(format!("PINPOST_SIM_TRACE: {}: {e}", path.display())))?);
+    }
+    Ok(pins)
+}
+
 /// The pins of this Pi. Where there are none, devices on pins are offline and say why, and the rest runs.
 fn raspberry_pi() -> Pins {
     match RaspberryPi::open() {
-        Ok(board) => Pins { board: Arc::new(board), sim: None },
+        Ok(board) => Pins { board: Arc::new(board), sim: None, machine: Machine::here() },
         Err(e) => {
             log::warn!("no pins: {e}");
-            Pins { board: Arc::new(NoBoard::because(e)), sim: None }
+            Pins { board: Arc::new(NoBoard::because(e)), sim: None, machine: Machine::here() }
         }
     }
 }

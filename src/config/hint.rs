@@ -26,12 +26,11 @@ pub enum Level {
 const LATER: &[(Level, &[&str])] = &[
     (Level::File, &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Kind, &["pwm", "servo", "system"]),
     (Level::Device, &["requires"]),
 ];
 
 /// The same for words of a list of words, by key.
-const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"]), ("initial", &["restore"])];
+const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"])];
 
 /// Whether a later version knows `word` as a value of `key`.
 pub fn later_word(key: &str, word: &str) -> bool {

@@ -238,6 +238,53 @@ impl FromStr for SyncKey {
     }
 }
 
+/// Where an output is to be: a word, or a number (a duty in percent, an angle).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Drive {
+    /// Off.
+    Off,
+    /// On.
+    On,
+    /// As it is.
+    Keep,
+    /// As it was before the daemon's end.
+    Restore,
+    /// The safe state.
+    Safe,
+    /// There.
+    At(f64),
+}
+
+impl FromStr for Drive {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Drive, String> {
+        match s.trim().to_ascii_lowercase().as_str() {
+            "off" | "false" | "no" => Ok(Drive::Off),
+            "on" | "true" | "yes" => Ok(Drive::On),
+            "keep" => Ok(Drive::Keep),
+            "restore" => Ok(Drive::Restore),
+            "safe" => Ok(Drive::Safe),
+            text => match text.trim_end_matches('%').trim_end().parse::<f64>() {
+                Ok(n) if n.is_finite() => Ok(Drive::At(n)),
+                _ => Err(format!("`{s}` is neither a number nor off or on")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Drive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Drive::Off => f.write_str("off"),
+            Drive::On => f.write_str("on"),
+            Drive::Keep => f.write_str("keep"),
+            Drive::Restore => f.write_str("restore"),
+            Drive::Safe => f.write_str("safe"),
+            Drive::At(n) => write!(f, "{n}"),
+        }
+    }
+}
+
 /// A scalar as its text, whatever YAML takes it for; a key or value of a free table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Plain(pub String);
@@ -345,6 +392,7 @@ scalars! {
     UsbId, "usb-id", "a USB id", "0403";
     Rate, "rate", "a rate", "500/s";
     SyncKey, "sync", "a time or `always`", "1s";
+    Drive, "drive", "a number, off or on", "40";
     Plain, "plain", "a single value", "open";
     Secret, "secret", "a secret", "${MQTT_PASSWORD}";
 }

@@ -3,7 +3,7 @@
 //! The pin is taken over with its first level already set. Every write is read back; the answer and the state are what
 //! the pin reads, not what was wished. What may be wished at all is decided by the engine (`engine/outputs.rs`).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -12,8 +12,9 @@ use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::scalar::{OnOff, Pin, Span};
 use crate::hal::{HalError, Level, OutputPin, Start};
-use crate::model::{Action, OutputLimits, Quality, Value, is_name};
+use crate::model::{Action, Begin, Quality, Scale, Setting, Value};
 
+use super::output::{Safety, States};
 use super::{Built, Context, Desk, DeviceError, Driver, Kind, PointDraft, SafePin, Task};
 
 /// The word.
@@ -26,9 +27,6 @@ pub const KIND: Kind = Kind {
     build,
 };
 
-/// Greatest age of a command that says when it was wished, where `command_ttl` is not given.
-const COMMAND_TTL: Duration = Duration::from_secs(30);
-
 /// Keys of `digital_out`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 struct Keys {
@@ -36,39 +34,39 @@ struct Keys {
     pin: Pin,
     /// ON is the low level; default no.
     inverted: Option<OnOff>,
-    /// State when the pin is taken over: off (default), on, or keep.
+    /// State when the pin is taken over: off (default), on, keep (as it is found), or restore (as it was before the
+    /// daemon's end).
     initial: Option<StateKey>,
     /// State that does no harm: off (default) or on.
     safe: Option<OnOff>,
     /// State at an orderly stop: off, on or keep; default: safe.
-    on_stop: Option<StateKey>,
+    on_stop: Option<EndKey>,
     /// What to do when the broker has been away: `{after: 60s, do: safe}`.
     on_broker_loss: Option<BrokerLoss>,
-    /// Longest time on; default: no limit.
-    max_on: Option<Span>,
-    /// Shortest time on; default 0s.
-    min_on: Option<Span>,
-    /// Shortest time off, also from the daemon's start; default 0s.
-    min_off: Option<Span>,
-    /// Goes off by itself after this time; default: never.
-    auto_off: Option<Span>,
-    /// Group of which only one may be on.
-    #[schemars(extend("format" = "name"))]
-    interlock: Option<String>,
-    /// Pause between one of the group going off and another going on; default 0s.
-    dead_time: Option<Span>,
-    /// Greatest age of a command that carries a `time` and no `ttl`; default 30s.
-    command_ttl: Option<Span>,
-    /// Whether retained commands are obeyed; default no.
-    accept_retained: Option<OnOff>,
+    #[serde(flatten)]
+    safety: Safety,
     #[serde(flatten)]
     point: PointKeys,
+}
+
+/// A state, the one that is found, or the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum StateKey {
+    /// Off.
+    Off,
+    /// On.
+    On,
+    /// As it is.
+    Keep,
+    /// As it was.
+    Restore,
 }
 
 /// A state, or the one that is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum StateKey {
+enum EndKey {
     /// Off.
     Off,
     /// On.
@@ -108,83 +106,46 @@ struct DigitalOut {
     safe: bool,
 }
 
+const OFF: Setting = Setting::Off;
+const ON: Setting = Setting::On(1.0);
+
 fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     let keys: Keys = desk.read(params)?;
     desk.claim_pin(keys.pin.0, &["pin"]);
-    let span = |key: Option<Span>| key.map_or(Duration::ZERO, |s| s.0);
     let safe = keys.safe.unwrap_or_default().0;
     let initial = keys.initial.unwrap_or(StateKey::Off);
-    if let Some(group) = &keys.interlock
-        && !is_name(group)
-    {
-        desk.error(&["interlock"], format!("`{group}` is not a name"), "use a-z, 0-9, _ and -");
-    }
-    if keys.interlock.is_none() && keys.dead_time.is_some() {
-        desk.error(&["dead_time"], "`dead_time` without `interlock`", "name the group: interlock: blind");
-    }
-    if keys.interlock.is_some() && (initial == StateKey::On || safe) {
-        let key = if safe { "safe" } else { "initial" };
-        desk.error(
-            &[key],
-            "a member of an interlock cannot begin on",
-            "write off: two members must never be on at once",
-        );
-    }
-    if let (Some(max), min) = (keys.max_on, span(keys.min_on))
-        && max.0 <= min
-        && !max.0.is_zero()
-    {
-        desk.error(&["max_on"], "`max_on` is not longer than `min_on`", "give max_on more time");
-    }
-    if keys.max_on.is_some() && safe {
-        desk.error(&["max_on"], "`max_on` cannot hold where the safe state is on", "remove max_on, or write safe: off");
-    }
-    if keys.max_on.is_some() && keys.on_stop == Some(StateKey::On) {
-        desk.error(&["on_stop"], "nobody holds `max_on` once the daemon has stopped", "write on_stop: off");
-    }
-    for (key, value) in [("max_on", keys.max_on), ("auto_off", keys.auto_off)] {
-        if value.is_some_and(|s| s.0.is_zero()) {
-            desk.error(&[key], format!("`{key}` of no time"), "write a time such as 20m, or remove the key");
-        }
-    }
-    let state = |key: StateKey| match key {
-        StateKey::Off => Some(false),
-        StateKey::On => Some(true),
-        StateKey::Keep => None,
-    };
-    let limits = OutputLimits {
-        safe,
-        on_stop: keys.on_stop.map_or(Some(safe), state),
+    let safe_setting = if safe { ON } else { OFF };
+    let states = States {
+        scale: Scale::Switch,
+        begins_on: initial == StateKey::On,
+        restore: initial == StateKey::Restore,
+        safe: safe_setting,
+        on_stop: match keys.on_stop {
+            None => Some(safe_setting),
+            Some(EndKey::Off) => Some(OFF),
+            Some(EndKey::On) => Some(ON),
+            Some(EndKey::Keep) => None,
+        },
         on_broker_loss: keys.on_broker_loss.map(|loss| {
             let state = match loss.then.unwrap_or(LossKey::Safe) {
-                LossKey::Safe => Some(safe),
-                LossKey::Off => Some(false),
-                LossKey::On => Some(true),
+                LossKey::Safe => Some(safe_setting),
+                LossKey::Off => Some(OFF),
+                LossKey::On => Some(ON),
                 LossKey::Keep => None,
             };
             (loss.after.0, state)
         }),
-        max_on: keys.max_on.map(|s| s.0),
-        min_on: span(keys.min_on),
-        min_off: span(keys.min_off),
-        auto_off: keys.auto_off.map(|s| s.0),
-        interlock: keys.interlock.clone(),
-        dead_time: span(keys.dead_time),
-        command_ttl: keys.command_ttl.map_or(COMMAND_TTL, |s| s.0),
-        accept_retained: keys.accept_retained.unwrap_or_default().0,
     };
     let inverted = keys.inverted.unwrap_or_default().0;
+    let begins = match initial {
+        StateKey::Off => "off",
+        StateKey::On => "on",
+        StateKey::Keep => "keep",
+        StateKey::Restore => "restore",
+    };
     let mut notes = vec![format!("pin {}{}, safe {}", keys.pin, if inverted { ", inverted" } else { "" }, OnOff(safe))];
-    let word = |state: Option<bool>| state.map_or("keep".to_owned(), |on| OnOff(on).to_string());
-    notes.push(format!("initial {}, on_stop {}", word(state(initial)), word(limits.on_stop)));
-    if let Some((after, to)) = limits.on_broker_loss {
-        notes.push(format!("{} when the broker has been away for {}", word(to), Span(after)));
-    }
-    let times = [("max_on", keys.max_on), ("min_on", keys.min_on), ("min_off", keys.min_off)];
-    for (key, value) in times.into_iter().chain([("auto_off", keys.auto_off)]) {
-        notes.extend(value.map(|s| format!("{key} {s}")));
-    }
-    notes.extend(keys.interlock.as_ref().map(|g| format!("interlock {g}, dead time {}", Span(limits.dead_time))));
+    let limits = keys.safety.limits(states, desk);
+    notes.extend(keys.safety.notes(begins, &limits));
     Some(Built {
         points: vec![PointDraft {
             name: "state".into(),
@@ -193,7 +154,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
             values: "ON or OFF",
             stateful: true,
         }],
-        point_verbs: vec!["set", "get", "pulse"],
+        point_verbs: vec!["set", "get", "pulse", "blink"],
         device_verbs: vec![],
         own_verbs: vec![],
         output: Some(limits),
@@ -221,16 +182,16 @@ impl DigitalOut {
 impl Driver for DigitalOut {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
-            let start = match self.initial {
-                _ if std::mem::take(&mut cx.start_kept) => Start::Keep,
-                _ if cx.start_safe => Start::At(self.level(self.safe)),
-                StateKey::Off => Start::At(self.level(false)),
-                StateKey::On => Start::At(self.level(true)),
-                StateKey::Keep => Start::Keep,
+            let start = match (cx.begin, self.initial) {
+                (Begin::Kept, _) => Start::Keep,
+                (Begin::At(setting), _) => Start::At(self.level(setting.is_on())),
+                (Begin::Safe, _) | (_, StateKey::Restore) => Start::At(self.level(self.safe)),
+                (_, StateKey::Off) => Start::At(self.level(false)),
+                (_, StateKey::On) => Start::At(self.level(true)),
+                (_, StateKey::Keep) => Start::Keep,
             };
             let mut pin = cx.board.output(self.pin, start)?;
-            // whoever takes the pin again after a failure does no harm with it
-            cx.start_safe = true;
+            cx.begin = Begin::Safe;
             let first = self.logical(pin.read()?);
             cx.online().await;
             cx.reading(0, Value::Bool(first), Quality::Good, Instant::now()).await;

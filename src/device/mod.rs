@@ -9,9 +9,20 @@ mod counter;
 mod digital_in;
 mod digital_out;
 mod encoder;
+mod hwmon;
+mod i2c;
+mod iio;
 mod input;
 mod modbus;
+mod onewire;
+mod output;
+mod pwm;
+mod registers;
+mod sensor;
 mod serial;
+mod servo;
+mod spi;
+mod system;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -27,10 +38,12 @@ use crate::clock::Clock;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::{Places, Word};
 use crate::hal::bus::{self, Bus};
+use crate::hal::machine::Machine;
 use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
-    Action, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem, Quality,
+    Action, Begin, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem,
+    Quality,
     Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
@@ -43,7 +56,22 @@ pub struct Kind {
 }
 
 /// The list.
-pub const KINDS: &[Kind] = &[counter::KIND, digital_in::KIND, digital_out::KIND, encoder::KIND, modbus::KIND, serial::KIND];
+pub const KINDS: &[Kind] = &[
+    counter::KIND,
+    digital_in::KIND,
+    digital_out::KIND,
+    encoder::KIND,
+    hwmon::KIND,
+    i2c::KIND,
+    iio::KIND,
+    modbus::KIND,
+    onewire::KIND,
+    pwm::KIND,
+    serial::KIND,
+    servo::KIND,
+    spi::KIND,
+    system::KIND,
+];
 
 /// The task of a device that is computed by the engine.
 pub fn computed() -> Box<dyn Driver> {
@@ -325,6 +353,8 @@ pub struct Context {
     pub points: Vec<PointId>,
     /// The machine's pins.
     pub board: Arc<dyn Board>,
+    /// The machine's files.
+    pub machine: Machine,
     /// Time.
     pub clock: Arc<Clock>,
     /// Counters.
@@ -336,12 +366,10 @@ pub struct Context {
     pub answers: mpsc::Sender<Report>,
     /// From the hub; closed when the daemon is done with this device.
     pub orders: mpsc::Receiver<Order>,
-    /// Outputs take their safe state instead of `initial`: the daemon ended abnormally, or the task failed before.
-    pub start_safe: bool,
+    /// How an output begins; after that it is the safe state: whoever takes a pin again does no harm with it.
+    pub begin: Begin,
     /// Whether anybody reads other fields of its frames than the points themselves.
     pub wants_fields: bool,
-    /// The output was ours a moment ago, before a reload: it begins as it is.
-    pub start_kept: bool,
     /// What it asked to have kept, by its own keys; of the runs before at first.
     pub memory: BTreeMap<String, Json>,
 }
@@ -439,14 +467,14 @@ pub(crate) mod testing {
                 name: "device".into(),
                 points: (0..4).map(PointId).collect(),
                 board,
+                machine: Machine::at("/nowhere"),
                 clock: Arc::new(Clock::new()),
                 counters: Arc::default(),
                 answers: up.clone(),
                 up,
                 orders: from_hub,
-                start_safe: false,
+                begin: Begin::AsWritten,
                 wants_fields: false,
-                start_kept: false,
                 memory: BTreeMap::new(),
             };
             Bench { context, orders, reports }

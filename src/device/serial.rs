@@ -148,6 +148,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         .collect();
     let mut notes = vec![format!("port {}: {}", bus.spec().name, bus.spec().kind)];
     notes.extend(polls.iter().map(|p| format!("asks every {}, waits {}", Span(p.every), Span(p.timeout))));
+    notes.extend(commands.iter().map(|c| format!("{} takes {}", c.name, c.takes)));
     notes.extend(keys.offline_after.map(|s| format!("offline after {s} of silence")));
     let points: Vec<PointDraft> = keys
         .points

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::model::{Deliver, DeviceId, DeviceSpec, DeviceStatus, Message, Mono, Now, Priority, Properties, Qos};
+use crate::model::{Deliver, DeviceId, DeviceSpec, DeviceStatus, Message, Mono, Now, Priority, Properties, Qos, Value};
 use crate::wire::payload::time_text;
 use crate::wire::{Record, Topics};
 
@@ -57,7 +57,7 @@ pub struct GapReport {
 pub struct Bridge {
     info: Info,
     status: Vec<Option<DeviceStatus>>,
-    levels: BTreeMap<u8, bool>,
+    levels: BTreeMap<u8, f64>,
     health_at: Mono,
     /// When devices that have not spoken yet are called offline, whatever the broker remembers of an earlier run.
     silent_at: Option<Mono>,
@@ -177,7 +177,7 @@ impl Bridge {
     }
 
     /// The level of a simulated output.
-    pub fn sim_level(&mut self, topics: &Topics, pin: u8, high: bool, fx: &mut Vec<Effect>) {
+    pub fn sim_level(&mut self, topics: &Topics, pin: u8, high: f64, fx: &mut Vec<Effect>) {
         if self.levels.insert(pin, high) != Some(high) && self.up {
             fx.push(level(topics, pin, high));
         }
@@ -206,9 +206,8 @@ impl Bridge {
     }
 
     /// An output was moved by a limit.
-    pub fn limit(&self, topics: &Topics, device: &str, on: bool, reason: &str, now: &Now, fx: &mut Vec<Effect>) {
-        let about =
-            json!({ "event": "limit", "device": device, "to": if on { "ON" } else { "OFF" }, "reason": reason });
+    pub fn limit(&self, topics: &Topics, device: &str, to: Json, reason: &str, now: &Now, fx: &mut Vec<Effect>) {
+        let about = json!({ "event": "limit", "device": device, "to": to, "reason": reason });
         self.event(topics, about, now, fx);
     }
 
@@ -257,7 +256,7 @@ fn availability(topics: &Topics, device: &DeviceSpec, status: &DeviceStatus) -> 
     own(topics.availability(&device.name), payload, true, Deliver::Latest, "text/plain")
 }
 
-fn level(topics: &Topics, pin: u8, high: bool) -> Effect {
-    let payload = if high { b"1" } else { b"0" };
-    own(topics.sim_pin(pin), payload.to_vec(), true, Deliver::Latest, "text/plain")
+fn level(topics: &Topics, pin: u8, high: f64) -> Effect {
+    let payload = Value::Number((high * 1e4).round() / 1e4).to_string();
+    own(topics.sim_pin(pin), payload.into_bytes(), true, Deliver::Latest, "text/plain")
 }

@@ -3,7 +3,7 @@
 //! A command is judged in this order: understood, not retained, not old news, not a duplicate, known and allowed; then
 //! its output's limits are asked. It is acknowledged to the broker when it was acted on or refused, and answered once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
@@ -17,15 +17,14 @@ use crate::wire::command::{self, Switch};
 use crate::wire::payload;
 use crate::wire::{Record, Route, Topics};
 
-use super::outputs::{Verdict, Wish};
+use super::outputs::{self, Verdict};
+use super::seen::Seen;
 use super::{Effect, Engine, Outgoing, verbs};
 
 /// How long a device may take to act. What it has not begun by then it must not begin.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How many commands wait for a write that is on its way.
 const PARKED: usize = 64;
-/// How many ids are remembered, so that a redelivery is executed once.
-const REMEMBERED: usize = 1024;
 /// How many further askers wait for the outcome of one command.
 const ALSO: usize = 8;
 /// How long a command holds that says when it was wished but not how long, where no `command_ttl` says so.
@@ -89,11 +88,15 @@ pub struct Commands {
     pending: HashMap<Ticket, Pending>,
     /// Commands that came while the write before them was on its way, in order.
     parked: VecDeque<(Asked, Incoming)>,
-    /// Ids with their outcomes; `None` while it is being carried out.
-    seen: VecDeque<(String, Option<Outcome>)>,
+    /// Ids with their outcomes.
+    seen: Seen,
 }
 
 impl Commands {
+    /// With the ids that an earlier run has left.
+    pub fn recall(memory: &BTreeMap<String, Json>) -> Commands {
+        Commands { seen: Seen::recall(memory), ..Commands::default() }
+    }
     /// A ticket for a write that nobody wished.
     pub fn forced(&mut self, device: DeviceId, now: Mono) -> Ticket {
         self.enter(device, now.after(PATIENCE), None)
@@ -128,16 +131,6 @@ impl Commands {
         let mut all: Vec<_> = self.pending.iter().filter(|(_, p)| which(p)).map(|(t, _)| *t).collect();
         all.sort();
         all
-    }
-    fn remember(&mut self, key: String, outcome: Option<Outcome>) {
-        if let Some(entry) = self.seen.iter_mut().find(|(k, _)| *k == key) {
-            entry.1 = outcome;
-            return;
-        }
-        if self.seen.len() == REMEMBERED {
-            self.seen.pop_front();
-        }
-        self.seen.push_back((key, outcome));
     }
 }
 
@@ -317,9 +310,12 @@ impl Engine {
     fn command(&mut self, asked: Asked, message: &Incoming, now: &Now, fx: &mut Vec<Effect>) {
         // asking for a value twice is no duplicate
         let id = asked.wish.id.as_ref().filter(|_| asked.verb != "get");
-        let key = id.map(|id| format!("{}/{:?}/{}/{id}", asked.device.0, asked.point, asked.verb));
+        let key = id.map(|id| {
+            let point = asked.point.and_then(|p| self.points.spec(p)).map_or("", |p| p.name.as_str());
+            format!("{}/{point}/{}/{id}", self.device_name(asked.device), asked.verb)
+        });
         if let Some(key) = &key
-            && let Some((_, outcome)) = self.commands.seen.iter().find(|(k, _)| k == key)
+            && let Some(outcome) = self.commands.seen.get(key)
         {
             // executed once; the sender who asks again is told again what came of it
             match outcome.clone() {
@@ -355,11 +351,13 @@ impl Engine {
             Ok((action, time)) => {
                 let (value, exact) = match &action {
                     Action::Set(value) => (Some(value.clone()), true),
-                    Action::Verb { value, .. } => (Some(value.clone()), false),
+                    Action::Verb { value, .. } | Action::Fade { to: value, .. } => (Some(value.clone()), false),
                     Action::Send(_) => (None, false),
                 };
                 if let Some(key) = &key {
-                    self.commands.remember(key.clone(), None);
+                    // twice on is once on, but not so for a toggle: that is remembered over a restart
+                    let lasts = !idempotent(&asked.verb, &asked.wish.value);
+                    fx.extend(self.commands.seen.remember(key, None, lasts));
                 }
                 let (reply, ack) = (asked.reply, message.ack);
                 let wished = Wished { verb: asked.verb, value, exact, reply, ack, key, also: Vec::new() };
@@ -368,7 +366,7 @@ impl Engine {
             }
             Err(outcome) => {
                 if let Some(key) = key {
-                    self.commands.remember(key, Some(outcome.clone()));
+                    fx.extend(self.commands.seen.remember(&key, Some(outcome.clone()), false));
                 }
                 self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
                 self.unheeded(&asked.reply, &asked.verb, &outcome, now);
@@ -459,28 +457,21 @@ impl Engine {
                 };
                 return Ok((Action::Send(bytes), Duration::ZERO));
             }
-            "pulse" => match asked.wish.value.to_string().trim().parse::<Span>() {
-                Ok(d) if !d.0.is_zero() => Wish::Pulse(d.0),
-                Ok(_) => return no("a pulse of no time".into()),
-                Err(text) => return no(text),
-            },
             _ => {
                 let point = asked.point.or_else(|| device.points.first().copied());
                 let words = point.and_then(|p| self.points.spec(p));
-                let (on, off) = words.map_or(("ON", "OFF"), |p| (p.payload_on.as_str(), p.payload_off.as_str()));
-                match command::switch(&asked.wish.value, on, off) {
-                    Some(Switch::On) => Wish::Be(true),
-                    Some(Switch::Off) => Wish::Be(false),
-                    Some(Switch::Toggle) => Wish::Toggle,
-                    None => {
-                        let shown: String = asked.wish.value.to_string().chars().take(40).collect();
-                        return no(format!("`{shown}` is not {on}, {off} or TOGGLE"));
-                    }
-                }
+                let words = words.map_or(("ON", "OFF"), |p| (p.payload_on.as_str(), p.payload_off.as_str()));
+                let scale = self.outputs.scale(asked.device).unwrap_or_default();
+                outputs::read(&asked.verb, &asked.wish.value, scale, words).map_err(rejected)?
             }
         };
-        match self.outputs.wish(asked.device, wish, now.mono) {
-            Verdict::Write(on) => Ok((Action::Set(Value::Bool(on)), Duration::ZERO)),
+        match self.outputs.wish(asked.device, wish, now) {
+            Verdict::Write(write) => {
+                let to = self.outputs.scale(asked.device).unwrap_or_default().value(write.to);
+                let at_once = write.over.is_zero();
+                let action = if at_once { Action::Set(to) } else { Action::Fade { to, over: write.over } };
+                Ok((action, Duration::ZERO))
+            }
             Verdict::Answer(outcome) => Err(outcome),
         }
     }
@@ -495,25 +486,17 @@ impl Engine {
     ) {
         let Some(pending) = self.commands.pending.remove(&ticket) else { return };
         if self.outputs.has(pending.device) {
-            let read = match &result {
-                Ok(Some(Value::Bool(on))) => Some(*on),
-                _ => None,
-            };
-            let forced = self.outputs.settled(pending.device, read, now.mono);
+            let scale = self.outputs.scale(pending.device).unwrap_or_default();
+            let read = result.as_ref().ok().and_then(|value| scale.setting(value.as_ref()?));
+            let forced = self.outputs.settled(pending.device, read, now);
             self.force(forced, true, now, fx);
             // the state follows the pin, not the wish
-            if let (Some(on), Some(point)) =
-                (read, self.devices.get(pending.device.0 as usize).and_then(|d| d.points.first()))
-            {
-                self.points.reading(
-                    *point,
-                    Value::Bool(on),
-                    Default::default(),
-                    now.stamp(),
-                    &Default::default(),
-                    now,
-                    fx,
-                );
+            if let (Some(value), Some(point)) = (
+                read.and_then(|read| scale.reading(read)),
+                self.devices.get(pending.device.0 as usize).and_then(|d| d.points.first()),
+            ) {
+                let frame = Default::default();
+                self.points.reading(*point, value, Default::default(), now.stamp(), &frame, now, fx);
             }
         }
         self.settle(pending, result, now, fx);
@@ -573,8 +556,8 @@ impl Engine {
 
     /// A command has come to its end: everybody who asked is answered.
     fn finish(&mut self, device: DeviceId, wished: Wished, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
-        if let Some(key) = wished.key {
-            self.commands.remember(key, Some(outcome.clone()));
+        if let Some(key) = &wished.key {
+            fx.extend(self.commands.seen.remember(key, Some(outcome.clone()), false));
         }
         for (reply, ack) in [(wished.reply, wished.ack)].into_iter().chain(wished.also) {
             let about = About { device: Some(device), verb: &wished.verb, wished: wished.value.as_ref() };

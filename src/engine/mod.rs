@@ -11,6 +11,7 @@ pub mod filters;
 pub mod logic;
 pub mod outputs;
 pub mod points;
+mod seen;
 pub mod requests;
 pub mod rules;
 pub mod schedule;
@@ -20,10 +21,10 @@ use std::collections::BTreeMap;
 
 use crate::expr::Zone;
 use crate::model::{
-    Action, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec, Priority,
-    Quality, Refusal, Stamp, Ticket, Value,
+    Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
+    Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
-use crate::wire::{Record, Topics};
+use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
 use commands::Commands;
@@ -58,8 +59,8 @@ pub enum Event {
     LinkUp,
     /// The broker is gone.
     LinkDown,
-    /// The level of a simulated output.
-    SimLevel(u8, bool),
+    /// The level of a simulated output: 1, 0, or the share of pulses.
+    SimLevel(u8, f64),
     /// Readings that were lost, as [`bridge`] reports them.
     Gap(bridge::GapReport),
     /// Something a person should know and mend.
@@ -159,6 +160,8 @@ pub struct Engine {
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
     stopping: bool,
+    /// Whether the run before ended without order.
+    abnormal: bool,
 }
 
 impl Engine {
@@ -172,21 +175,42 @@ impl Engine {
         payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));
         Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
-            outputs: Outputs::new(&setup.devices, now.mono),
+            outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
             bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
             points,
             reactions,
-            commands: Commands::default(),
+            commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
             up: false,
             lost: now.mono,
             stopping: false,
+            abnormal: setup.abnormal,
         }
+    }
+
+    /// How a device begins that takes its pin for the first time; `kept`: it is ours already, from before a reload.
+    pub fn begin(&mut self, device: DeviceId, kept: bool) -> Begin {
+        self.outputs.begin(device, self.abnormal, kept)
+    }
+
+    /// What is to be remembered before anything happens.
+    pub fn prepare(&mut self, fx: &mut Vec<Effect>) {
+        let notes = self.outputs.take_notes().into_iter();
+        fx.extend(notes.map(|(key, value)| Effect::Remember { key, value, urgent: true }));
     }
 
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        self.decide_on(event, now, fx);
+        for (device, text) in self.outputs.take_told() {
+            let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
+            self.bridge.event(&self.topics, about, now, fx);
+        }
+        self.prepare(fx);
+    }
+
+    fn decide_on(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
         // halves of a frame are nothing to react to
         let whole = !matches!(&event, Event::Reading { frame, .. } if frame.more);
         match event {
@@ -217,7 +241,7 @@ impl Engine {
             Event::Wake => self.wake(now, fx),
             Event::Stop(keep) => {
                 self.stopping = true;
-                let writes = self.outputs.stop(&keep, now.mono);
+                let writes = self.outputs.stop(&keep, now);
                 self.force(writes, false, now, fx);
             }
         }
@@ -248,7 +272,7 @@ impl Engine {
 
     fn wake(&mut self, now: &Now, fx: &mut Vec<Effect>) {
         self.points.due(now, fx);
-        let forced = self.outputs.due(now.mono);
+        let forced = self.outputs.due(now);
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
         if self.up {
@@ -268,11 +292,14 @@ impl Engine {
         fx: &mut Vec<Effect>,
     ) {
         let device = self.points.spec(point).map(|p| p.device);
-        if let (Some(device), Value::Bool(on)) = (device, &value)
-            && self.outputs.has(device)
+        if let Some(device) = device
+            && let Some(read) = self.outputs.scale(device).and_then(|scale| scale.setting(&value))
         {
-            let forced = self.outputs.settled(device, Some(*on), now.mono);
+            let forced = self.outputs.seen(device, read, now);
             self.force(forced, true, now, fx);
+            if self.outputs.scale(device).is_some_and(|scale| scale.reading(read).is_none()) {
+                return;
+            }
         }
         self.points.reading(point, value, quality, taken, frame, now, fx);
     }
@@ -300,13 +327,20 @@ impl Engine {
     /// Carries out writes that nobody wished, and says so.
     fn force(&mut self, writes: impl IntoIterator<Item = Forced>, tell: bool, now: &Now, fx: &mut Vec<Effect>) {
         for write in writes {
-            if tell {
-                self.bridge.limit(&self.topics, self.device_name(write.device), write.on, &write.reason, now, fx);
+            let value = self.outputs.scale(write.device).unwrap_or_default().value(write.to);
+            if tell && !write.quiet {
+                let to = payload::to_json(&value, "ON", "OFF");
+                self.bridge.limit(&self.topics, self.device_name(write.device), to, &write.reason, now, fx);
             }
-            let to = if write.on { "on" } else { "off" };
-            fx.push(Effect::Log(format!("{} goes {to}: {}", self.device_name(write.device), write.reason)));
+            let to = match write.to {
+                Setting::On(n) if value != Value::Bool(true) => format!("to {n}"),
+                to => if to.is_on() { "on" } else { "off" }.to_owned(),
+            };
+            if !write.quiet {
+                fx.push(Effect::Log(format!("{} goes {to}: {}", self.device_name(write.device), write.reason)));
+            }
             let ticket = self.commands.forced(write.device, now.mono);
-            fx.push(Effect::Act(write.device, ticket, Action::Set(Value::Bool(write.on))));
+            fx.push(Effect::Act(write.device, ticket, Action::Set(value)));
         }
     }
 

@@ -40,12 +40,11 @@ pub(super) fn accept(takes: &Takes, value: &Value, (on, off): (&str, &str)) -> R
                 Value::Text(text) => Value::parse(text).as_number(),
                 other => other.as_number(),
             };
-            let number =
-                number.ok_or_else(|| format!("{} is not {}", shown(value), between("a number", *min, *max)))?;
-            if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
-                return Err(format!("{number} is not {}", between("a number", *min, *max)));
+            let within = |n: &f64| min.is_none_or(|min| *n >= min) && max.is_none_or(|max| *n <= max);
+            match number.filter(within) {
+                Some(number) => Ok(Value::Number(number)),
+                None => Err(format!("{} is not {takes}", shown(value))),
             }
-            Ok(Value::Number(number))
         }
         Takes::Text { min, max } => {
             let text = match value {
@@ -57,7 +56,7 @@ pub(super) fn accept(takes: &Takes, value: &Value, (on, off): (&str, &str)) -> R
             }
             let length = text.chars().count();
             if length < *min || length > *max {
-                return Err(format!("a text of {length} characters; {min} to {max} are allowed"));
+                return Err(format!("{length} characters are not {takes}"));
             }
             Ok(Value::Text(text))
         }
@@ -73,25 +72,15 @@ pub(super) fn accept(takes: &Takes, value: &Value, (on, off): (&str, &str)) -> R
             };
             match text.and_then(|text| words.iter().find(|word| **word == text.trim())) {
                 Some(word) => Ok(Value::Text(word.clone())),
-                None => Err(format!("{} is not one of {}", shown(value), words.join(", "))),
+                None => Err(format!("{} is not {takes}", shown(value))),
             }
         }
     }
 }
 
-/// `a number from 5 to 30`.
-fn between(what: &str, min: Option<f64>, max: Option<f64>) -> String {
-    match (min, max) {
-        (Some(min), Some(max)) => format!("{what} from {min} to {max}"),
-        (Some(min), None) => format!("{what} from {min}"),
-        (None, Some(max)) => format!("{what} up to {max}"),
-        (None, None) => what.into(),
-    }
-}
-
 fn shown(value: &Value) -> String {
     match value {
-        Value::Bytes(_) => value.to_string(),
+        Value::Bytes(_) | Value::Number(_) => value.to_string(),
         other => format!("`{}`", other.to_string().chars().take(40).collect::<String>()),
     }
 }

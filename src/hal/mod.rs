@@ -9,11 +9,14 @@
 
 pub mod boards;
 pub mod bus;
+pub mod chip;
 pub mod device_tree;
 pub mod list;
+pub mod machine;
 pub mod port;
 pub mod raspberry_pi;
 pub mod sim;
+pub mod soft_pwm;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -218,6 +221,16 @@ pub trait OutputPin: Send {
     fn read(&self) -> Result<Level, HalError>;
 }
 
+/// A pin that gives pulses. Dropping one that the hardware makes leaves it running; in software the pin comes to rest.
+pub trait PwmPin: Send {
+    /// Share of each period at the high level, 0 to 1.
+    fn set(&mut self, high: f64) -> Result<(), HalError>;
+    /// The share as it is made now.
+    fn high(&self) -> Result<f64, HalError>;
+    /// Who makes the pulses, in a word.
+    fn how(&self) -> &'static str;
+}
+
 /// A machine's pins.
 pub trait Board: Send + Sync {
     /// What it is, for people: `Raspberry Pi 4 B (rppal)`, `simulated`.
@@ -226,6 +239,12 @@ pub trait Board: Send + Sync {
     fn input(&self, pin: u8, pull: Pull, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError>;
     /// Takes a pin (BCM number) as an output.
     fn output(&self, pin: u8, start: Start) -> Result<Box<dyn OutputPin>, HalError>;
+    /// Takes a pin (BCM number) to give pulses of `frequency` Hz, each period beginning high for the share `high`.
+    /// `rest` is the level of a pin that gives none. Where the hardware cannot, a thread does.
+    fn pwm(&self, pin: u8, frequency: f64, high: f64, rest: Level) -> Result<Box<dyn PwmPin>, HalError> {
+        let output = self.output(pin, Start::At(rest))?;
+        Ok(Box::new(soft_pwm::SoftPwm::start(pin, output, frequency, high, rest)?))
+    }
 }
 
 /// A machine without pins that can be had: every pin is refused with the same reason.
@@ -246,6 +265,9 @@ impl Board for NoBoard {
         Err(self.0.clone())
     }
     fn output(&self, _: u8, _: Start) -> Result<Box<dyn OutputPin>, HalError> {
+        Err(self.0.clone())
+    }
+    fn pwm(&self, _: u8, _: f64, _: f64, _: Level) -> Result<Box<dyn PwmPin>, HalError> {
         Err(self.0.clone())
     }
 }

@@ -13,18 +13,22 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::time::{ClockId, clock_gettime};
-use rppal::gpio::{self, Gpio, Trigger};
-use rppal::system::DeviceInfo;
+use rppal::gpio::{self, Gpio, Mode, Trigger};
+use rppal::pwm::{self, Channel, Polarity, Pwm};
+use rppal::system::{DeviceInfo, Model};
 
-use super::{Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, Level, OutputPin, Pull, Start, list, port};
+use super::soft_pwm::SoftPwm;
+use super::{
+    Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, Level, OutputPin, Pull, PwmPin, Start, list, port,
+};
 
 /// The signal that calls the edge thread out of its wait. By default it is ignored, so a stray one harms nobody.
 const CALL: Signal = Signal::SIGURG;
@@ -37,6 +41,9 @@ const ORDER: Duration = Duration::from_secs(1);
 pub struct RaspberryPi {
     gpio: Gpio,
     model: String,
+    board: Model,
+    /// PWM channels in use.
+    channels: Arc<Mutex<Vec<u8>>>,
     edges: Arc<EdgeThread>,
 }
 
@@ -47,7 +54,13 @@ impl RaspberryPi {
         let gpio = Gpio::new().map_err(no_gpio)?;
         let edges = EdgeThread::start(gpio.clone())
             .map_err(|e| HalError::new(HalErrorKind::Io, format!("cannot start the thread for edges: {e}")))?;
-        Ok(RaspberryPi { gpio, model: device.model().to_string(), edges: Arc::new(edges) })
+        Ok(RaspberryPi {
+            gpio,
+            model: device.model().to_string(),
+            board: device.model(),
+            channels: Arc::default(),
+            edges: Arc::new(edges),
+        })
     }
 
     /// The pin, if nobody has it: taking one writes its registers, which nothing but this question stops.
@@ -89,6 +102,100 @@ impl Board for RaspberryPi {
         };
         output.set_reset_on_drop(false);
         Ok(Box::new(Output { pin: output }))
+    }
+
+    fn pwm(&self, pin: u8, frequency: f64, high: f64, rest: Level) -> Result<Box<dyn PwmPin>, HalError> {
+        if let Some(pwm) = self.hardware_pwm(pin, frequency, high)? {
+            return Ok(Box::new(pwm));
+        }
+        let output = self.output(pin, Start::At(rest))?;
+        Ok(Box::new(SoftPwm::start(pin, output, frequency, high, rest)?))
+    }
+}
+
+/// Channel and function of the pins with a PWM. Sources: BCM2835 and BCM2711 ARM Peripherals, "Alternative function
+/// assignments"; RP1 Peripherals, "Function select".
+fn pwm_channel(model: Model, pin: u8) -> Option<(Channel, Mode)> {
+    let five = matches!(
+        model,
+        Model::RaspberryPi5
+            | Model::RaspberryPi500
+            | Model::RaspberryPiComputeModule5
+            | Model::RaspberryPiComputeModule5Lite
+    );
+    match pin {
+        12 => Some((Channel::Pwm0, Mode::Alt0)),
+        13 => Some((Channel::Pwm1, Mode::Alt0)),
+        18 if five => Some((Channel::Pwm2, Mode::Alt3)),
+        19 if five => Some((Channel::Pwm3, Mode::Alt3)),
+        18 => Some((Channel::Pwm0, Mode::Alt5)),
+        19 => Some((Channel::Pwm1, Mode::Alt5)),
+        _ => None,
+    }
+}
+
+impl RaspberryPi {
+    /// The pin's own PWM; `None` if it has none, another pin has its channel, or the overlay is not loaded.
+    fn hardware_pwm(&self, pin: u8, frequency: f64, high: f64) -> Result<Option<HardwarePwm>, HalError> {
+        let Some((channel, mode)) = pwm_channel(self.board, pin) else { return Ok(None) };
+        let mut taken = self.channels.lock().unwrap_or_else(|e| e.into_inner());
+        if taken.contains(&(channel as u8)) {
+            return Ok(None);
+        }
+        let free = self.free(pin)?;
+        let pwm = match Pwm::with_frequency(channel, frequency, high, Polarity::Normal, true) {
+            Ok(mut pwm) => {
+                pwm.set_reset_on_drop(false);
+                pwm
+            }
+            Err(e) => {
+                log::info!("GPIO{pin}: pulses are made in software, since its PWM cannot be had: {e}");
+                return Ok(None);
+            }
+        };
+        // the pin is given to its PWM when that runs already
+        let mut io = free.into_io(mode);
+        io.set_reset_on_drop(false);
+        taken.push(channel as u8);
+        let channels = self.channels.clone();
+        Ok(Some(HardwarePwm { pwm, pin, channel: channel as u8, channels, _io: io }))
+    }
+}
+
+/// A pin of which a PWM has charge.
+struct HardwarePwm {
+    pwm: Pwm,
+    pin: u8,
+    channel: u8,
+    channels: Arc<Mutex<Vec<u8>>>,
+    /// Held, so that nobody else takes it.
+    _io: gpio::IoPin,
+}
+
+impl HardwarePwm {
+    fn error(&self, e: pwm::Error) -> HalError {
+        HalError::new(HalErrorKind::Io, format!("GPIO{}: its PWM: {e}", self.pin))
+    }
+}
+
+impl PwmPin for HardwarePwm {
+    fn set(&mut self, high: f64) -> Result<(), HalError> {
+        let period = self.pwm.period().map_err(|e| self.error(e))?;
+        self.pwm.set_pulse_width(period.mul_f64(high.clamp(0.0, 1.0))).map_err(|e| self.error(e))
+    }
+    fn high(&self) -> Result<f64, HalError> {
+        let period = self.pwm.period().map_err(|e| self.error(e))?;
+        let width = self.pwm.pulse_width().map_err(|e| self.error(e))?;
+        Ok(if period.is_zero() { 0.0 } else { width.as_secs_f64() / period.as_secs_f64() })
+    }
+    fn how(&self) -> &'static str {
+        "hardware"
+    }
+}
+
+impl Drop for HardwarePwm {
+    fn drop(&mut self) {
+        self.channels.lock().unwrap_or_else(|e| e.into_inner()).retain(|c| *c != self.channel);
     }
 }
 

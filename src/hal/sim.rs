@@ -4,13 +4,18 @@
 //! held by one owner, as on a real board.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, Level, OutputPin, Pull, Start};
+use nix::time::{ClockId, clock_gettime};
 
-/// Told of every change of an output: pin, level. Called under no lock.
-pub type Watcher = Box<dyn Fn(u8, Level) + Send + Sync>;
+use super::{Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, Level, OutputPin, Pull, PwmPin, Start};
+
+/// Told of every change of an output: pin, share of the time at the high level (1 and 0 where it holds still). Called
+/// under no lock.
+pub type Watcher = Box<dyn Fn(u8, f64) + Send + Sync>;
 
 #[derive(Default)]
 struct Pin {
@@ -20,6 +25,8 @@ struct Pin {
     edges: Option<EdgeSender>,
     /// `Some(true)`: held as an output.
     held: Option<bool>,
+    /// Share at the high level, of one that gives pulses.
+    duty: Option<f64>,
 }
 
 impl Pin {
@@ -32,15 +39,21 @@ impl Pin {
 struct Shared {
     pins: Mutex<BTreeMap<u8, Pin>>,
     watcher: Mutex<Option<Watcher>>,
+    trace: Mutex<Option<File>>,
 }
 
 impl Shared {
     fn pins(&self) -> MutexGuard<'_, BTreeMap<u8, Pin>> {
         self.pins.lock().unwrap_or_else(|e| e.into_inner())
     }
-    fn tell(&self, pin: u8, level: Level) {
+    fn tell(&self, pin: u8, high: f64) {
+        if let Some(trace) = &mut *self.trace.lock().unwrap_or_else(|e| e.into_inner()) {
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+            // one write, so that a line is whole whatever happens to the process
+            let _ = trace.write_all(format!("{} {pin} {high}\n", now.as_nanos()).as_bytes());
+        }
         if let Some(watch) = &*self.watcher.lock().unwrap_or_else(|e| e.into_inner()) {
-            watch(pin, level);
+            watch(pin, high);
         }
     }
     fn take(&self, pin: u8, output: bool) -> Result<MutexGuard<'_, BTreeMap<u8, Pin>>, HalError> {
@@ -71,6 +84,12 @@ impl SimBoard {
         *self.shared.watcher.lock().unwrap_or_else(|e| e.into_inner()) = Some(watcher);
     }
 
+    /// Appends every output's level at its takeover, and every change of it, to a file: nanoseconds of the monotonic
+    /// clock, pin, share, a line each.
+    pub fn trace(&self, file: File) {
+        *self.shared.trace.lock().unwrap_or_else(|e| e.into_inner()) = Some(file);
+    }
+
     /// Drives a pin from outside, as a switch or sensor would. An output cannot be driven.
     pub fn drive(&self, pin: u8, level: Level) -> Result<(), HalError> {
         let mut pins = self.shared.pins();
@@ -94,6 +113,45 @@ impl SimBoard {
     /// Every output held now, with its level.
     pub fn outputs(&self) -> Vec<(u8, Level)> {
         self.shared.pins().iter().filter(|(_, p)| p.held == Some(true)).map(|(n, p)| (*n, p.level())).collect()
+    }
+}
+
+fn share(level: Level) -> f64 {
+    if level == Level::High { 1.0 } else { 0.0 }
+}
+
+/// Gives no pulses that anybody could see: their share is the truth.
+struct SimPwm {
+    shared: Arc<Shared>,
+    pin: u8,
+}
+
+impl PwmPin for SimPwm {
+    fn set(&mut self, high: f64) -> Result<(), HalError> {
+        let before = {
+            let mut pins = self.shared.pins();
+            let p = pins.entry(self.pin).or_default();
+            p.level = Some(if high > 0.0 { Level::High } else { Level::Low });
+            p.duty.replace(high)
+        };
+        if before != Some(high) {
+            self.shared.tell(self.pin, high);
+        }
+        Ok(())
+    }
+    fn high(&self) -> Result<f64, HalError> {
+        Ok(self.shared.pins().entry(self.pin).or_default().duty.unwrap_or_default())
+    }
+    fn how(&self) -> &'static str {
+        "simulated"
+    }
+}
+
+impl Drop for SimPwm {
+    fn drop(&mut self) {
+        let mut pins = self.shared.pins();
+        let p = pins.entry(self.pin).or_default();
+        (p.held, p.duty) = (None, None);
     }
 }
 
@@ -130,7 +188,7 @@ impl OutputPin for SimOutput {
             p.level.replace(level)
         };
         if before != Some(level) {
-            self.shared.tell(self.pin, level);
+            self.shared.tell(self.pin, share(level));
         }
         Ok(())
     }
@@ -168,8 +226,15 @@ impl Board for SimBoard {
         };
         p.level = Some(level);
         drop(pins);
-        self.shared.tell(pin, level);
+        self.shared.tell(pin, share(level));
         Ok(Box::new(SimOutput { shared: self.shared.clone(), pin }))
+    }
+
+    fn pwm(&self, pin: u8, _: f64, high: f64, _: Level) -> Result<Box<dyn PwmPin>, HalError> {
+        drop(self.shared.take(pin, true)?);
+        let mut pwm = SimPwm { shared: self.shared.clone(), pin };
+        pwm.set(high)?;
+        Ok(Box::new(pwm))
     }
 }
 

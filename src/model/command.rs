@@ -28,6 +28,14 @@ pub struct Command {
 pub enum Action {
     /// Bring the point to this logical value and read it back.
     Set(Value),
+    /// Bring the point to this value in so much time, step by step. It is answered with the value at the first step;
+    /// the last one is told as a reading.
+    Fade {
+        /// The value at the end.
+        to: Value,
+        /// How long it takes.
+        over: Duration,
+    },
     /// Write these bytes to the port.
     Send(Vec<u8>),
     /// A verb of the kind's own ([`super::VerbSpec`]), or `set` of a point that is no output. The value is of the form
@@ -92,6 +100,11 @@ pub enum OutcomeKind {
 }
 
 impl OutcomeKind {
+    /// All of them.
+    pub const ALL: [OutcomeKind; 7] = {
+        use OutcomeKind::{Busy, Done, Expired, Failed, Rejected, Timeout, Unchanged};
+        [Done, Unchanged, Rejected, Expired, Failed, Busy, Timeout]
+    };
     /// The word in results.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,8 +1,9 @@
 //! Devices and points as they will run: nothing missing, nothing in conflict.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::{DeviceId, PointId, Qos};
+use super::{DeviceId, OutputLimits, PointId, Qos};
 
 /// What is kept of a point while the broker is away, whatever its qos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -142,29 +143,19 @@ pub enum Takes {
     Choice(Vec<String>),
 }
 
-/// What an on/off output is held to, below every command.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct OutputLimits {
-    /// State that does no harm; taken after an abnormal exit and when the device comes back from a failure.
-    pub safe: bool,
-    /// State at an orderly stop; `None`: left as it is.
-    pub on_stop: Option<bool>,
-    /// What to do when the broker has been away for so long; `None` as state: leave it as it is.
-    pub on_broker_loss: Option<(Duration, Option<bool>)>,
-    /// Longest time on.
-    pub max_on: Option<Duration>,
-    /// Shortest time on.
-    pub min_on: Duration,
-    /// Shortest time off; at start it counts as just switched off.
-    pub min_off: Duration,
-    /// Goes off by itself after this time, without being called a limit.
-    pub auto_off: Option<Duration>,
-    /// Name of the group of which only one member may be on.
-    pub interlock: Option<String>,
-    /// Pause between one member going off and another going on.
-    pub dead_time: Duration,
-    /// Greatest age of a command that says when it was wished but not how long it holds.
-    pub command_ttl: Duration,
-    /// Whether retained commands are obeyed.
-    pub accept_retained: bool,
+impl fmt::Display for Takes {
+    /// `a number from 5 to 30`, `one of auto, manual`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Takes::Anything => f.write_str("anything"),
+            Takes::Nothing => f.write_str("nothing"),
+            Takes::Number { min: Some(min), max: Some(max) } => write!(f, "a number from {min} to {max}"),
+            Takes::Number { min: Some(min), max: None } => write!(f, "a number from {min}"),
+            Takes::Number { min: None, max: Some(max) } => write!(f, "a number up to {max}"),
+            Takes::Number { min: None, max: None } => f.write_str("a number"),
+            Takes::Text { min, max } => write!(f, "a text of {min} to {max} characters"),
+            Takes::Bool => f.write_str("ON or OFF"),
+            Takes::Choice(words) => write!(f, "one of {}", words.join(", ")),
+        }
+    }
 }

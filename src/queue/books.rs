@@ -384,6 +384,11 @@ impl Queue {
     }
 
     fn disk_state(&self) -> DiskState {
+        if let Some(d) = self.disk.as_ref().filter(|d| d.hangs(self.now)) {
+            let seconds = (self.now - d.busy_since) / 1_000_000;
+            let text = format!("the disk has not answered for {seconds} s");
+            return DiskState::Failing { since: duration(d.busy_since), text };
+        }
         match self.disk.as_ref().map(|d| &d.trouble) {
             None => DiskState::Memory,
             Some(None) => DiskState::Durable,

@@ -30,6 +30,8 @@ const SAVE_GAPS: i64 = 60_000_000;
 const LOOK_EVERY: i64 = 1_000_000;
 /// A finished segment that is still open for writing goes after this many idle microseconds.
 const IDLE: i64 = 30_000_000;
+/// A disk that answers nothing for so many microseconds does not work.
+const HUNG: i64 = 10_000_000;
 /// Bodies written in one go.
 const BATCH: u64 = 1 << 20;
 /// Refused messages that wait to be written.
@@ -61,6 +63,8 @@ pub(super) struct DiskSide {
     pub recovered: bool,
     /// A job is being done.
     pub busy: bool,
+    /// Since when, if it is.
+    pub busy_since: i64,
     pub trouble: Option<Trouble>,
     pub retry_at: i64,
     pub read_retry_at: i64,
@@ -99,6 +103,7 @@ impl DiskSide {
             faults,
             recovered: false,
             busy: false,
+            busy_since: 0,
             trouble: None,
             retry_at: 0,
             read_retry_at: 0,
@@ -122,6 +127,18 @@ impl DiskSide {
             last_save: false,
             stopped: false,
         }
+    }
+}
+
+impl DiskSide {
+    /// Whether it works, as far as is known at `now`: what it was given last did not fail and does not hang.
+    pub fn works(&self, now: i64) -> bool {
+        self.trouble.is_none() && !self.hangs(now)
+    }
+
+    /// Whether it does not answer.
+    pub fn hangs(&self, now: i64) -> bool {
+        self.busy && now - self.busy_since > HUNG
     }
 }
 
@@ -170,7 +187,7 @@ impl Queue {
         }
         let job = self.pick(now)?;
         let disk = self.disk.as_mut()?;
-        disk.busy = true;
+        (disk.busy, disk.busy_since) = (true, now);
         disk.wrote_last = matches!(job, Job::Commit(_));
         Some(job)
     }
@@ -218,10 +235,7 @@ impl Queue {
             return Some(Job::Recover);
         }
         if disk.stopping {
-            let upkeep = |q: &mut Queue| {
-                let nothing = q.disk.as_ref().is_none_or(|d| d.gone.is_empty() && d.obituaries.is_empty());
-                if nothing { None } else { q.upkeep(now) }
-            };
+            let upkeep = |q: &mut Queue| if q.disk.as_ref()?.gone.is_empty() { q.bury_job() } else { q.upkeep(now) };
             let job = self.drop_job().or_else(|| upkeep(self)).or_else(|| self.commit(now));
             return job.or_else(|| {
                 self.disk.as_mut()?.last_save = true;
@@ -266,6 +280,10 @@ impl Queue {
         if overdue || !disk.gone.is_empty() || self.needs_save() {
             return Some(self.save(now));
         }
+        self.bury_job()
+    }
+
+    fn bury_job(&mut self) -> Option<Job> {
         let disk = self.disk.as_mut()?;
         if disk.obituaries.is_empty() {
             return None;

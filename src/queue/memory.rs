@@ -129,7 +129,7 @@ impl Queue {
         let enough = self.memory / 8 * 3;
         match &self.disk {
             _ if self.up => self.mem_bytes > enough,
-            Some(disk) => disk.trouble.is_none() && self.unsynced_bytes > enough,
+            Some(disk) => disk.works(self.now) && self.unsynced_bytes > enough,
             None => false,
         }
     }
@@ -202,7 +202,7 @@ impl Queue {
     pub(super) fn may_leave(&self, token: u64) -> bool {
         self.sync != Sync::Always
             || !self.unsynced.contains(&token)
-            || self.disk.as_ref().is_none_or(|d| d.trouble.is_some())
+            || self.disk.as_ref().is_none_or(|d| !d.works(self.now))
     }
 
     /// The next record to send, most important first; `None` when nothing waits or may go yet

@@ -37,13 +37,16 @@ fn a_refused_message_that_cannot_be_buried_is_buried_when_the_disk_is_well_again
 fn a_clean_stop_buries_what_was_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (mut q, mut log) = Queue::open(options(dir.path()), T0).unwrap();
-    work(&mut q, &mut log, T0);
+    for i in 0..3 {
+        q.append(reading(1, &i.to_string()), T0);
+    }
+    work(&mut q, &mut log, sec(1));
     q.link_up();
-    q.append(reading(1, "x"), T0);
-    let out = q.take(T0).unwrap();
-    q.refuse(out.token, "no", T0);
+    let out = q.take(sec(1)).unwrap();
+    q.refuse(out.token, "no", sec(1));
     q.stop();
-    work(&mut q, &mut log, T0);
+    work(&mut q, &mut log, sec(1));
+    assert!(q.stopped());
     assert!(std::fs::metadata(dir.path().join("dead-letter.ndjson")).is_ok_and(|m| m.len() > 0));
 }
 
@@ -111,4 +114,26 @@ fn a_segment_that_could_not_be_read_at_one_start_is_delivered_whole_after_the_ne
     let got = bodies(&drain_all(&mut q.0, &mut q.1, sec(1)));
     let want: Vec<String> = (0..2).flat_map(|life| (0..50).map(move |i| format!("{life} {i}"))).collect();
     assert_eq!(got, want);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_reported_and_holds_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut q, mut log) = Queue::open(Options { sync: Sync::Always, ..options(dir.path()) }, T0).unwrap();
+    work(&mut q, &mut log, T0);
+    q.link_up();
+    q.append(reading(1, "x"), T0);
+    let job = q.next_job(T0).unwrap();
+    assert_eq!(q.take(sec(9)), None, "a slow card is no dead one");
+    assert_eq!(q.stats().disk, DiskState::Durable);
+    let out = q.take(sec(11)).unwrap();
+    assert!(matches!(q.stats().disk, DiskState::Failing { text, .. } if text.contains("11 s")));
+    q.done(out.token);
+    q.append(reading(1, "y"), sec(11));
+    q.finished(log.run(job), sec(60));
+    assert_eq!(q.stats().disk, DiskState::Durable);
+    assert_eq!(q.take(sec(60)), None, "from now on it is on disk again before it is sent");
+    work(&mut q, &mut log, sec(60));
+    assert_eq!(bodies(&drain_all(&mut q, &mut log, sec(60))), ["y"]);
+    assert!(q.stats().balance());
 }

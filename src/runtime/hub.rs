@@ -61,7 +61,7 @@ pub(super) struct Ears {
     /// Answers, and all that outputs say: never held back.
     pub answers: mpsc::Receiver<Report>,
     pub link: mpsc::Receiver<LinkEvent>,
-    pub levels: mpsc::UnboundedReceiver<(u8, bool)>,
+    pub levels: mpsc::UnboundedReceiver<(u8, f64)>,
     pub asks: mpsc::Receiver<Ask>,
     /// The queue has something to say (gaps).
     pub wake: Arc<Notify>,
@@ -214,6 +214,8 @@ impl Hub {
                     self.feed(Event::LinkDown, fx);
                 }
             }
+            #[cfg(feature = "planted-bugs")]
+            LinkEvent::Incoming(message) if planted(&message.payload) => {}
             LinkEvent::Incoming(message) => self.feed(Event::Incoming(message), fx),
             LinkEvent::Refused { reason_code, text, fatal, .. } => {
                 log::warn!(reason_code; "the broker refused a message: {text}");
@@ -343,5 +345,20 @@ impl Hub {
             source: "bridge".into(),
             record: Record::Message(Box::new(message)),
         });
+    }
+}
+
+/// The faults that a test asks for with a command, where `PINPOST_PLANT` is set: a hub that hangs, one that panics.
+#[cfg(feature = "planted-bugs")]
+fn planted(payload: &[u8]) -> bool {
+    if std::env::var_os("PINPOST_PLANT").is_none() {
+        return false;
+    }
+    match payload {
+        b"hang the hub" => loop {
+            std::thread::park();
+        },
+        b"panic in the hub" => panic!("planted"),
+        _ => false,
     }
 }

@@ -27,10 +27,11 @@ use crate::device::{Context, Counters};
 use crate::engine::commands::Reply;
 use crate::engine::filters::Chain;
 use crate::engine::logic::Logic;
-use crate::engine::{Engine, Setup, bridge};
+use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::expr::Zone;
+use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
-use crate::hal::{Board, Level};
+use crate::hal::Board;
 use crate::link::{Link, LinkHandle};
 use crate::model::DeviceId;
 use crate::plan::Plan;
@@ -60,13 +61,15 @@ pub struct Pins {
     pub board: Arc<dyn Board>,
     /// The same, if it is simulated.
     pub sim: Option<SimBoard>,
+    /// The machine's files: what the kernel tells of sensors and of the machine itself.
+    pub machine: Machine,
 }
 
 impl Pins {
     /// A simulated board.
     pub fn simulated() -> Pins {
         let sim = SimBoard::new();
-        Pins { board: Arc::new(sim.clone()), sim: Some(sim) }
+        Pins { board: Arc::new(sim.clone()), sim: Some(sim), machine: Machine::here().simulate() }
     }
 }
 
@@ -180,8 +183,8 @@ impl Daemon {
         let (level_tx, level_rx) = mpsc::unbounded_channel();
         if let Some(sim) = &pins.sim {
             // bounded by our own writes: every level is one of them
-            sim.watch(Box::new(move |pin, level| {
-                let _ = level_tx.send((pin, level == Level::High));
+            sim.watch(Box::new(move |pin, high| {
+                let _ = level_tx.send((pin, high));
             }));
         }
         let info = bridge::Info {
@@ -209,7 +212,14 @@ impl Daemon {
             boot: clock.boot(),
             abnormal,
         };
-        let engine = Engine::new(setup, &clock.now());
+        let mut engine = Engine::new(setup, &clock.now());
+        let mut prepared = Vec::new();
+        engine.prepare(&mut prepared);
+        for effect in prepared {
+            if let Effect::Remember { key, value, urgent } = effect {
+                memory.set(&key, value.as_ref(), urgent);
+            }
+        }
         for port in plan.ports {
             // it ends with the last device on it
             tokio::spawn(supervisor::keep(port));
@@ -223,14 +233,14 @@ impl Daemon {
                 name: device.spec.name.clone(),
                 points: device.spec.points.clone(),
                 board: pins.board.clone(),
+                machine: pins.machine.clone(),
                 clock: clock.clone(),
                 counters: counters.clone(),
                 up: if device.spec.output.is_some() { answer_tx.clone() } else { report_tx.clone() },
                 answers: answer_tx.clone(),
                 orders,
-                start_safe: abnormal,
+                begin: engine.begin(device.spec.id, kept(device.spec.id)),
                 wants_fields,
-                start_kept: kept(device.spec.id),
                 memory: memory.recall(&hub::key_of(&device.spec.name, "")),
             };
             let task = tokio::spawn(supervisor::supervise(device.driver, context));

@@ -31,7 +31,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn of(device: &DevicePlan) -> Option<Place> {
         let (safe, limits) = (device.safe?, device.spec.output.as_ref()?);
-        Some(Place { kind: device.spec.kind, pin: safe.pin, inverted: safe.high != limits.safe })
+        Some(Place { kind: device.spec.kind, pin: safe.pin, inverted: safe.high != limits.scale.is_full(limits.safe) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::When;
+use crate::hal::Level;
 use crate::device::Report;
 use crate::link::LinkEvent;
 use crate::model::{Action, Incoming, PointId, Value};

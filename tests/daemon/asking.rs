@@ -226,7 +226,7 @@ devices:
     assert_eq!(wish(&mut all, "volt", "12.5"), "done ");
     all.expect("gw/psu", "12.5");
     assert_eq!(wish(&mut all, "volt", r#"{"value": 13}"#), "failed it answered `ERR -222,\"Data out of range\"`");
-    assert_eq!(wish(&mut all, "volt", "16"), "rejected 16 is not a number from 0 to 15");
+    assert_eq!(wish(&mut all, "volt", "16"), "rejected `16` is not a number from 0 to 15");
     assert_eq!(wish(&mut all, "name", "Bench"), "done Bench");
     assert!(wish(&mut all, "name", "a\r\nCAL").starts_with("rejected the text holds control characters"));
     assert_eq!(wish(&mut all, "name", r"a\r"), r"done a\r");

@@ -319,3 +319,110 @@ fn outputs_begin_end_and_lose_the_broker_as_the_file_says() {
     all.until_payload("gw/sim/pin/10", "1");
     gateway.stop();
 }
+
+#[test]
+fn a_duty_fades_a_servo_turns_and_a_lamp_blinks() {
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(
+        &broker,
+        "devices:
+  fan: { kind: pwm, pin: 18, min: 20, max: 80, max_on: 1h }
+  flap: { kind: servo, pin: 19, range: [-90, 90] }
+  lamp: { kind: digital_out, pin: 5 }
+",
+    );
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    all.expect("gw/fan", "0");
+    // nothing moves before the first command
+    all.expect("gw/sim/pin/19", "0");
+    for (wish, outcome, value) in [("40", "done", 40), ("40", "unchanged", 40), ("OFF", "done", 0), ("ON", "done", 40)] {
+        publish(&broker, "gw/fan/set", wish, &[]);
+        assert_eq!(result(&mut all, "fan", outcome, "")["value"], f64::from(value), "{wish}");
+    }
+    publish(&broker, "gw/fan/set", "90", &[]);
+    result(&mut all, "fan", "rejected", "not within 20 to 80");
+    publish(&broker, "gw/fan/set", "warm", &[]);
+    result(&mut all, "fan", "rejected", "`warm` is not a duty");
+    all.until_payload("gw/sim/pin/18", "0.4");
+    all.until_payload("gw/sim/pin/18", "0.4");
+    all.forget();
+    publish(&broker, "gw/fan/fade", "{\"to\":80,\"over\":\"300ms\"}", &[]);
+    result(&mut all, "fan", "done", "");
+    all.until_payload("gw/fan", "80");
+    publish(&broker, "gw/fan/fade", "{\"to\":0,\"over\":\"200ms\"}", &[]);
+    result(&mut all, "fan", "done", "");
+    all.until_payload("gw/fan", "0");
+    all.until_payload("gw/sim/pin/18", "0.8");
+    all.until_payload("gw/sim/pin/18", "0");
+    publish(&broker, "gw/fan/fade", "fast", &[]);
+    result(&mut all, "fan", "rejected", "JSON object");
+
+    publish(&broker, "gw/flap/set", "0", &[]);
+    assert_eq!(result(&mut all, "flap", "done", "")["value"], 0.0);
+    all.expect("gw/flap", "0");
+    all.expect("gw/sim/pin/19", "0.075");
+    publish(&broker, "gw/flap/set", "100", &[]);
+    result(&mut all, "flap", "rejected", "not within -90 to 90");
+    publish(&broker, "gw/flap/set", "OFF", &[]);
+    result(&mut all, "flap", "done", "");
+    all.expect("gw/sim/pin/19", "0");
+
+    publish(&broker, "gw/lamp/blink", "{\"on\":\"50ms\",\"off\":\"30ms\",\"times\":3}", &[]);
+    result(&mut all, "lamp", "done", "");
+    for state in ["ON", "OFF", "ON", "OFF", "ON", "OFF"] {
+        all.expect("gw/lamp", state);
+    }
+    publish(&broker, "gw/lamp/get", "", &[]);
+    assert_eq!(result(&mut all, "lamp", "done", "")["value"], "OFF");
+    all.expect("gw/lamp", "OFF");
+    gateway.stop();
+    assert!(all.left("gw/lamp").is_empty());
+}
+
+#[test]
+fn what_was_wished_is_restored_and_a_toggle_is_not_executed_again_after_a_restart() {
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(
+        &broker,
+        "devices:
+  lamp: { kind: digital_out, pin: 5, initial: restore, retain: true }
+  fan: { kind: pwm, pin: 18, initial: restore, retain: true }
+  pump: { kind: digital_out, pin: 6, min_off: 1h }
+",
+    );
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    all.expect("gw/lamp", "OFF");
+    publish(&broker, "gw/lamp/set", "{\"value\":\"TOGGLE\",\"id\":\"t1\"}", &[]);
+    result(&mut all, "lamp", "done", "");
+    publish(&broker, "gw/fan/set", "30", &[]);
+    result(&mut all, "fan", "done", "");
+    gateway.stop();
+    all.until_payload("gw/bridge/state", "offline");
+    all.forget();
+
+    let gateway = home.online(&mut all);
+    all.expect("gw/lamp", "ON");
+    all.expect("gw/fan", "30");
+    publish(&broker, "gw/lamp/set", "{\"value\":\"TOGGLE\",\"id\":\"t1\"}", &[]);
+    assert_eq!(result(&mut all, "lamp", "done", "")["value"], "ON");
+    publish(&broker, "gw/pump/set", "ON", &[]);
+    result(&mut all, "pump", "rejected", "min_off runs");
+    publish(&broker, "gw/lamp/get", "", &[]);
+    assert_eq!(result(&mut all, "lamp", "done", "")["value"], "ON");
+    gateway.kill();
+    all.until_payload("gw/bridge/state", "offline");
+    all.forget();
+
+    // once after a crash, and not a second time
+    let gateway = home.online(&mut all);
+    all.expect("gw/lamp", "ON");
+    gateway.kill();
+    all.until_payload("gw/bridge/state", "offline");
+    all.forget();
+    let gateway = home.online(&mut all);
+    all.expect("gw/lamp", "OFF");
+    all.expect("gw/fan", "0");
+    gateway.stop();
+}

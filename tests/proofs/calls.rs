@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::rig::{Rig, wish};
 
 /// Runs at a time: they wait more than they work.
-const AT_A_TIME: u64 = 6;
+const AT_A_TIME: u64 = 8;
 const QUEUE: &str = "sync: 20ms, max_size: 1MiB";
 
 fn copy(from: &Path, to: &Path) {
@@ -50,7 +50,7 @@ fn run(template: &Path, written: u64, fault: &str) -> Run {
     let mut rig = Rig::new(1, QUEUE);
     rig.name = format!("fault {fault}");
     copy(&template.join("state"), &rig.home.path("."));
-    (rig.books.written, rig.books.earlier) = (written, written);
+    (rig.books.written, rig.books.earlier, rig.books.late) = (written, written, !kills);
     let before = on_disk(&rig.dir());
     rig.books.accept(&before);
     let injected = Fault::new(fault, rig.home.path("state"), rig.home.path("calls"));

@@ -35,6 +35,8 @@ pub struct Rig {
     /// What was heard and is not a reading, until it is asked for.
     pub talk: Vec<Heard>,
     pub gateway: Option<Gateway>,
+    /// Nothing is fed that the broker refuses: so much of it that the dead-letter file, which is bounded, is no record.
+    pub all_welcome: bool,
     /// What is being done, for the one who reads of a failure.
     pub name: String,
 }
@@ -69,6 +71,7 @@ impl Rig {
             rng: Rng::with_seed(seed),
             talk: Vec::new(),
             gateway: None,
+            all_welcome: false,
             name: String::new(),
         };
         rig.configure("", queue);
@@ -150,9 +153,9 @@ devices:
         for _ in 0..count {
             let n = self.books.written;
             let line = match n % 16 {
-                15 => format!("C={n}\n"),
+                15 if !self.all_welcome => format!("C={n}\n"),
                 even if even % 2 == 0 => format!("A={n}\n"),
-                _ if pad > 0 => format!("B={n} {}\n", "x".repeat(pad)),
+                _ if pad > 0 => format!("B={n}_{}\n", "x".repeat(pad)),
                 _ => format!("B={n}\n"),
             };
             for part in line.as_bytes().chunks(128) {
@@ -212,24 +215,42 @@ devices:
         self.until(&format!("{n} is kept"), |rig| rig.is_kept(n));
     }
 
+    /// Writes readings until the last of them is on disk or has come: the first may fall into the opening of the port.
+    pub fn keep_one(&mut self) {
+        let begun = Instant::now();
+        loop {
+            let (n, fed) = (self.last(), Instant::now());
+            while fed.elapsed() < Duration::from_millis(100) {
+                if self.is_kept(n) {
+                    return;
+                }
+                self.listen(LOOK);
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}: it keeps nothing; {}", self.name, self.books);
+            self.feed(1, 0);
+        }
+    }
+
     /// With the door open: writes readings until one comes. From its number on, which is returned, none may get lost:
     /// what is written earlier may fall into the opening of the port. `None`: the daemon has ended.
     pub fn hello(&mut self) -> Option<u64> {
         let begun = Instant::now();
+        let mut said = Vec::new();
         loop {
             let refused = u64::from(self.books.written % 16 == 15);
             self.feed(1 + refused, 0);
-            let (n, fed) = (self.last(), Instant::now());
+            said.push(self.last());
+            let fed = Instant::now();
             while fed.elapsed() < Duration::from_millis(50) {
                 self.listen(LOOK);
-                if self.books.has_come(n) {
-                    return Some(n);
+                if let Some(n) = said.iter().find(|n| self.books.has_come(**n)) {
+                    return Some(*n);
                 }
             }
             if !self.lives() {
                 return None;
             }
-            assert!(begun.elapsed() < PATIENCE, "{}: it reads nothing", self.name);
+            assert!(begun.elapsed() < PATIENCE, "{}: it reads nothing; {}; {}", self.name, self.books, self.gateway.as_ref().unwrap().program.err.so_far());
         }
     }
 
@@ -308,6 +329,12 @@ devices:
         let dir = self.dir();
         self.books.audit("at the end", &dir, usize::MAX);
         self.books.settled();
+    }
+
+    /// Waits until everything has left, and stops a daemon whose disk is sick.
+    pub fn finish_sick(&mut self) {
+        self.until("everything has left", |rig| rig.health()["queue"]["waiting"] == 0);
+        self.stop();
     }
 
     /// Stops the daemon in order.

@@ -4,12 +4,15 @@
 //! Every test mounts in a mount namespace of its own thread, so that nothing outlives it, however it ends: with the
 //! last process of the namespace the mounts go, and with those their loop devices.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
-use crate::support::program::run;
+use crate::support::program::{PATIENCE, run};
 
 /// From now on what this thread and its children mount is theirs alone. The first of all steps.
 pub fn own_mounts() {
@@ -66,7 +69,15 @@ impl Mount {
 
     pub fn unmount(&mut self) {
         self.up = false;
-        must(&["umount", &self.at.display().to_string()]);
+        let path = CString::new(self.at.as_os_str().as_bytes()).unwrap();
+        let begun = Instant::now();
+        // A child that another thread is just making has our descriptors until it becomes its own program.
+        // SAFETY: a whole C string.
+        while unsafe { libc::umount2(path.as_ptr(), 0) } != 0 {
+            let why = std::io::Error::last_os_error();
+            assert!(why.raw_os_error() == Some(libc::EBUSY) && begun.elapsed() < PATIENCE, "umount: {why}");
+            std::thread::yield_now();
+        }
     }
 
     pub fn remount(&mut self, option: &str) {

@@ -84,6 +84,19 @@ fn shortest(float: f32) -> f64 {
     std::str::from_utf8(&text[..32 - left]).ok().and_then(|text| text.parse().ok()).unwrap_or(wide)
 }
 
+impl FieldKeys {
+    /// How many bytes a value takes, where the keys say so.
+    pub fn width(&self) -> Option<usize> {
+        let count = |count: Option<Count>| match count {
+            Some(Count::Bytes(n)) => Some(n),
+            _ => None,
+        };
+        let number = self.number.map(As::width).or(self.bcd.map(|n| n as usize));
+        let bits = self.bit.is_some() || self.bits.is_some();
+        number.or(count(self.bytes)).or(count(self.text)).or(bits.then_some(1))
+    }
+}
+
 impl Extract {
     /// From a point's keys; `fallback` is used where they name no form.
     pub(super) fn new(keys: &FieldKeys, path: &str, fallback: Option<Count>) -> Result<Extract, KeyError> {

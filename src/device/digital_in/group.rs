@@ -83,8 +83,11 @@ struct Waiting {
     since: Instant,
 }
 
+/// All pins, in the order of the bits.
+type Pins = Vec<Box<dyn InputPin>>;
+
 impl Group {
-    fn take(&self, cx: &Context) -> Result<(Arc<Bell>, Vec<Box<dyn InputPin>>), HalError> {
+    fn take(&self, cx: &Context) -> Result<(Arc<Bell>, Pins), HalError> {
         let bell = Arc::new(Bell::new());
         let pins = self.pins.iter().map(|pin| cx.board.input(*pin, self.pull, EdgeSender::to(bell.clone())));
         Ok((bell.clone(), pins.collect::<Result<_, _>>()?))

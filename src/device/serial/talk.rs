@@ -271,7 +271,7 @@ impl Talk {
                     None => Err(rejected(format!("there is no command `{verb}`"))),
                 }
             }
-            Action::Set(_) => Err(rejected("its points cannot be set; use /send".into())),
+            Action::Set(_) | Action::Fade { .. } => Err(rejected("its points cannot be set; use /send".into())),
         };
         match made {
             Ok(_) if s.orders.len() == WAITING => {

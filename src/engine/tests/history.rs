@@ -145,7 +145,7 @@ impl House {
             "in" => Event::Incoming(self.incoming(rest)),
             "sim" => {
                 let (pin, level) = rest.split_once(' ').unwrap();
-                Event::SimLevel(pin.parse().unwrap(), level == "1")
+                Event::SimLevel(pin.parse().unwrap(), level.parse().unwrap())
             }
             "gap" => {
                 let parts: Vec<&str> = rest.splitn(4, ' ').collect();
@@ -225,6 +225,7 @@ impl House {
             Effect::Act(device, ticket, action) => {
                 let what = match action {
                     Action::Set(value) => format!("set {value}"),
+                    Action::Fade { to, over } => format!("fade {to} over {}", Span(*over)),
                     Action::Send(bytes) => format!("send {}", String::from_utf8_lossy(bytes).escape_debug()),
                     Action::Verb { point, verb, value } => {
                         format!("{verb}{} {value}", point.map_or(String::new(), |p| format!(" of point {p}")))
