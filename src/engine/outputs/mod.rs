@@ -559,7 +559,8 @@ impl Outputs {
                 forced.extend(self.force(id, to, "stop".into(), false, now.mono));
             }
         }
-        let all: Vec<_> = self.list.keys().copied().collect();
+        let mut all: Vec<_> = self.list.keys().copied().collect();
+        all.sort();
         for id in all {
             self.note(id, now);
             if let Some(output) = self.list.get_mut(&id) {
