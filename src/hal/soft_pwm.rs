@@ -139,6 +139,11 @@ fn pulses(shared: &Shared) {
             next = Instant::now();
             continue;
         }
+        // who is late begins the period late, and cuts no pulse short
+        let now = Instant::now();
+        if now > next + shared.period / 50 {
+            next = now;
+        }
         let fall = next + shared.period.mul_f64(state.high);
         next += shared.period;
         for (level, until) in [(Level::High, fall), (Level::Low, next)] {
@@ -157,8 +162,6 @@ fn pulses(shared: &Shared) {
                 break;
             }
         }
-        // who is late does not hurry
-        next = next.max(Instant::now().checked_sub(shared.period).unwrap_or(next));
     }
 }
 
