@@ -27,6 +27,8 @@ pub struct Raw {
     pub queue: Queue,
     /// The embedded broker; only when it is wanted.
     pub broker: Option<Broker>,
+    /// What Home Assistant is told; only when it is wanted.
+    pub homeassistant: Option<HomeAssistant>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -172,6 +174,20 @@ pub enum WhenFull {
 pub struct Broker {
     /// Address to listen on; default 127.0.0.1:1883.
     pub listen: Option<String>,
+}
+
+/// What Home Assistant is told of the devices (MQTT discovery).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct HomeAssistant {
+    /// Default yes; with no, what was announced before is taken back.
+    pub enabled: Option<OnOff>,
+    /// As Home Assistant's `discovery_prefix`; default homeassistant.
+    #[schemars(extend("format" = "topic"))]
+    pub discovery_prefix: Option<String>,
+    /// Where Home Assistant says that it is online; default PREFIX/status.
+    #[schemars(extend("format" = "topic"))]
+    pub status_topic: Option<String>,
 }
 
 /// What every point takes unless it says otherwise.

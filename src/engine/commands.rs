@@ -183,6 +183,7 @@ impl Engine {
                 }
                 fx.push(Effect::Ack(message.ack));
             }
+            Route::HomeAssistant => self.home_assistant(&message, now, fx),
             Route::Request(verb) => self.request(&verb, &message, now, fx),
             Route::Device { device, point, verb } => {
                 let reply = self.reply_to(&message, Topics::result_of(&message.topic));

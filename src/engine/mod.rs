@@ -7,6 +7,7 @@
 
 pub mod bridge;
 pub mod commands;
+mod discovery;
 pub mod filters;
 pub mod logic;
 pub mod outputs;
@@ -24,10 +25,12 @@ use crate::model::{
     Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
     Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
+use crate::wire::home_assistant::Settings;
 use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
 use commands::Commands;
+use discovery::Discovery;
 use filters::Chain;
 use logic::{Logic, Reactions};
 use outputs::{Forced, Outputs};
@@ -138,6 +141,8 @@ pub struct Setup {
     pub logic: Logic,
     /// What `bridge/info` says.
     pub info: bridge::Info,
+    /// What Home Assistant is told, where it is.
+    pub home_assistant: Option<Settings>,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
     pub memory: BTreeMap<String, serde_json::Value>,
     /// This run of the machine, and where [`Mono`] began in it.
@@ -155,6 +160,7 @@ pub struct Engine {
     outputs: Outputs,
     commands: Commands,
     bridge: Bridge,
+    discovery: Discovery,
     reactions: Reactions,
     up: bool,
     lost: Mono,
@@ -168,6 +174,13 @@ impl Engine {
     /// An engine for a plan.
     pub fn new(setup: Setup, now: &Now) -> Engine {
         let sources: Vec<String> = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
+        let discovery = Discovery::new(
+            setup.home_assistant.as_ref(),
+            &setup.info,
+            &setup.topics,
+            (&setup.devices, &setup.points),
+            &setup.memory,
+        );
         let Logic { zone, alarms, payloads, computed, rules } = setup.logic;
         let reactions = Reactions::new(computed, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
@@ -177,6 +190,7 @@ impl Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
             outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
             bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
+            discovery,
             points,
             reactions,
             commands: Commands::recall(&setup.memory),
@@ -223,7 +237,7 @@ impl Engine {
             Event::LinkUp => {
                 self.up = true;
                 self.outputs.broker(true, now.mono);
-                self.bridge.announce(&self.topics, &self.devices, now, fx);
+                self.introduce(now, fx);
                 self.points.announce(self.lost, now, fx);
             }
             Event::LinkDown => {

@@ -5,6 +5,7 @@
 
 pub mod board;
 mod explain;
+mod home_assistant;
 mod link;
 mod logic;
 mod points;
@@ -29,6 +30,7 @@ use crate::link::LinkConfig;
 use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
 use crate::queue;
 use crate::wire::Topics;
+use crate::wire::home_assistant::Settings;
 
 pub use explain::{explain, explain_json};
 
@@ -74,6 +76,8 @@ pub struct Plan {
     pub chains: Vec<Chain>,
     /// Computed points, alarms, rules.
     pub logic: Logic,
+    /// What Home Assistant is told, where it is.
+    pub home_assistant: Option<Settings>,
     /// All topics.
     pub topics: Topics,
     /// Short digest of the file's text.
@@ -208,6 +212,7 @@ impl Resolver<'_> {
         }
         let logic = self.logic(&mut devices, &mut topics, &mut all);
         self.interlocks(&devices);
+        let home_assistant = self.home_assistant(&devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
             for pin in 0..=27 {
@@ -236,6 +241,7 @@ impl Resolver<'_> {
             values: all.values,
             chains: all.chains,
             logic,
+            home_assistant,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,

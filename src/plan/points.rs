@@ -7,6 +7,7 @@ use crate::engine::filters::{BuildError, Chain};
 use crate::expr::Scope;
 use crate::model::{Deliver, DeviceId, PayloadFormat, Place, PointId, PointSpec, Priority, Problem, Qos};
 use crate::wire::Topics;
+use crate::wire::home_assistant::Hint;
 use crate::wire::topics::check_topic;
 
 use super::Resolver;
@@ -20,6 +21,7 @@ pub(super) struct Points {
     /// Where the keys of each stand, and what of them waits for the names of all points.
     pub drafts: Vec<Draft>,
     pub values: Vec<&'static str>,
+    pub hints: Vec<Hint>,
     /// Who publishes where: topic, owner, place.
     taken: Vec<(String, String, Option<Place>)>,
 }
@@ -125,6 +127,8 @@ impl Resolver<'_> {
             keys.filters.iter().filter_map(|f| f.word().map(|(name, value)| format!("{name} {}", value.shown())));
         all.filters.push(shown.collect());
         all.values.push(draft.values);
+        let (state_class, icon) = (keys.state_class.clone(), keys.icon.clone());
+        all.hints.push(Hint { values: draft.values, state_class, icon });
         let path = below.iter().map(|s| (*s).to_owned()).collect();
         all.drafts.push(Draft { path, filters: keys.filters.clone(), alarm: keys.alarm.clone() });
     }

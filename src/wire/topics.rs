@@ -23,6 +23,8 @@ pub enum Route {
     Request(String),
     /// `P/sim/pin/<n>/set`: drive an input pin of the simulated board.
     SimPin(u8),
+    /// Home Assistant says whether it is there.
+    HomeAssistant,
 }
 
 /// The gateway's topics.
@@ -127,6 +129,11 @@ impl Topics {
     /// Listens to `P/sim/pin/<n>/set`.
     pub fn listen_sim(&mut self, pin: u8) {
         self.routes.insert(format!("{}/set", self.sim_pin(pin)), Route::SimPin(pin));
+    }
+
+    /// Listens to Home Assistant, which says on this topic whether it is there.
+    pub fn listen_home_assistant(&mut self, status_topic: &str) {
+        self.routes.insert(status_topic.to_owned(), Route::HomeAssistant);
     }
 
     /// What a topic means to us.
