@@ -80,6 +80,8 @@ struct Plan {
     options: Options,
     drops: bool,
     tear: u64,
+    /// Whether each life looks at what it leaves on the disk, else one in three: the only way to see a kept tail.
+    examine: bool,
 }
 
 fn plan(rng: &mut Rng, bug: Option<Bug>) -> Plan {
@@ -96,7 +98,8 @@ fn plan(rng: &mut Rng, bug: Option<Bug>) -> Plan {
     options.replay.order = if rng.one_in(2) { Order::LiveFirst } else { Order::BacklogFirst };
     options.faults = bug.map(Faults::plant).unwrap_or_default();
     let tear = if rng.one_in(3) { 6 } else { 0 };
-    Plan { drops: small || options.memory < 10_000 || tear > 0, options, tear }
+    let examine = bug == Some(Bug::TailKept);
+    Plan { drops: small || options.memory < 10_000 || tear > 0, options, tear, examine }
 }
 
 /// One history: up to four lives that end in a power cut, and one that ends well. Gives the number of crash states.
@@ -128,7 +131,7 @@ fn history(seed: u64, bug: Option<Bug>, distinct: &Distinct) -> Result<u64, Stri
         let mut seen = BTreeSet::from([fs.digest()]);
         distinct.add(fs.digest());
         states += 1;
-        for probe in 0..PROBES {
+        for probe in 0..if plan.examine { 0 } else { PROBES } {
             let state = disk.fs().after_crash(&mut rng);
             // The same choice once more is no other state.
             if !seen.insert(state.digest()) {
@@ -296,7 +299,7 @@ fn live(disk: &SimDisk, world: &mut World, rng: &mut Rng, plan: &Plan, life: u64
     }
     let mut l =
         Life { q, world, now: Duration::ZERO, flying: Vec::new(), last: BTreeMap::new(), apart, drops: plan.drops };
-    let examine = rng.one_in(3);
+    let examine = rng.one_in(3) || plan.examine;
     let bad_at_start = if examine { bad_bytes(disk)? } else { 0 };
     let lazy = rng.one_in(2);
     let mut worked = false;

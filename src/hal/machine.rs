@@ -159,7 +159,12 @@ impl Worker {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let thread = std::thread::Builder::new().name("sensor".into()).stack_size(256 * 1024);
         thread
-            .spawn(move || inbox.into_iter().for_each(|job| job()))
+            .spawn(move || {
+                for job in inbox {
+                    // a call that panics ends only itself; who waits for it is told by its silence
+                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+                }
+            })
             .map_err(|e| HalError::new(HalErrorKind::Io, format!("a thread cannot be started: {e}")))?;
         let _ = jobs.send(job);
         self.jobs = Some(jobs);

@@ -28,7 +28,7 @@ pub use words::{Blink, Wish, read};
 /// How long a failed switching-off is left before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// While one daemon hands its outputs over to the next, nobody watches their limits; it takes less than this.
-const CHANGE: Duration = Duration::from_secs(15);
+const CHANGE: Duration = Duration::from_secs(10);
 /// A run that has lasted so long is no part of a restart loop.
 const CALM: Duration = Duration::from_secs(600);
 
@@ -59,7 +59,7 @@ pub struct Forced {
     pub to: Setting,
     /// Why, for the event.
     pub reason: String,
-    /// Whether it is worth no event: a phase of a blink.
+    /// Whether it is worth no event: a phase of a blink, the end of a pulse, as it was wished.
     pub quiet: bool,
 }
 
@@ -269,7 +269,7 @@ impl Outputs {
             match wish {
                 // a new pulse on a running one begins anew, within max_on
                 Wish::Pulse(d) => {
-                    output.off_at = output.ends(now, d, pulse_is_over(d), false);
+                    output.off_at = output.ends(now, d, pulse_is_over(d), true);
                     kind = OutcomeKind::Done;
                 }
                 // a plain ON ends a pulse's claim; the limits stay
@@ -357,7 +357,7 @@ impl Outputs {
             output.off_at = Some(retry("switching off did not take; trying again"));
         } else if read.is_on() && wished.is_some() {
             output.off_at = match (pulse, output.blink) {
-                (Some(d), _) => output.ends(now.mono, d, pulse_is_over(d), false),
+                (Some(d), _) => output.ends(now.mono, d, pulse_is_over(d), true),
                 (None, Some(blink)) => output.ends(now.mono, blink.on, "blink".into(), true),
                 (None, None) => output.limit(),
             };
@@ -560,7 +560,6 @@ impl Outputs {
             }
         }
         let mut all: Vec<_> = self.list.keys().copied().collect();
-        // a history happens the same way each time
         all.sort();
         for id in all {
             self.note(id, now);
