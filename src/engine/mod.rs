@@ -181,8 +181,8 @@ impl Engine {
             (&setup.devices, &setup.points),
             &setup.memory,
         );
-        let Logic { zone, alarms, payloads, computed, rules } = setup.logic;
-        let reactions = Reactions::new(computed, rules, sources.len(), now.mono);
+        let Logic { zone, alarms, payloads, computed, rules, requires } = setup.logic;
+        let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
         payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));

@@ -145,7 +145,7 @@ impl Outputs {
                 past,
                 loss_done: false,
                 loss_again: Mono::default(),
-                unmet: limits.requires.then(|| "what it requires is not known yet".to_owned()),
+                unmet: limits.requires.is_some().then(|| "what it requires is not known yet".to_owned()),
             };
             output.prepare(abnormal, now.mono);
             if output.tries > 0 {
