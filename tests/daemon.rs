@@ -6,6 +6,8 @@ mod counters;
 mod fronts;
 #[path = "daemon/asking.rs"]
 mod asking;
+#[path = "daemon/home_assistant.rs"]
+mod home_assistant;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/kills.rs"]
