@@ -28,14 +28,6 @@ const LATER: &[(Level, &[&str])] = &[
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
 ];
 
-/// The same for words of a list of words, by key.
-const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"])];
-
-/// Whether a later version knows `word` as a value of `key`.
-pub fn later_word(key: &str, word: &str) -> bool {
-    LATER_WORDS.iter().any(|(k, words)| *k == key && words.contains(&word))
-}
-
 /// Whether a later version knows `word` there.
 pub fn later(level: Level, word: &str) -> bool {
     LATER.iter().any(|(l, words)| *l == level && words.contains(&word))

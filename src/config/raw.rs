@@ -227,6 +227,8 @@ pub enum Payload {
     Plain,
     /// `{"value":…,"time":…,"seq":…,"quality":…}`.
     Json,
+    /// The same map in CBOR.
+    Cbor,
 }
 
 /// Importance of a point.

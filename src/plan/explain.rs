@@ -22,6 +22,7 @@ fn words(point: &PointSpec) -> (&'static str, &'static str, &'static str) {
         match point.payload {
             PayloadFormat::Plain => "plain",
             PayloadFormat::Json => "json",
+            PayloadFormat::Cbor => "cbor",
         },
         priority_word(point.priority),
     )

@@ -46,7 +46,7 @@ impl Resolver<'_> {
                     None => self.places.key(&path),
                 };
                 let help = "Home Assistant is told of the point without it";
-                let help = if key == "payload" { "it is not told of the point; write payload: json" } else { help };
+                let help = if key == "payload" { "it is not told of the point; write payload: plain" } else { help };
                 self.problems.push(Problem::warning(place, text).help(help));
             }
         }

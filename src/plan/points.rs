@@ -74,6 +74,7 @@ impl Resolver<'_> {
         let payload = match keys.payload.or(defaults.payload).unwrap_or(Payload::Plain) {
             Payload::Plain => PayloadFormat::Plain,
             Payload::Json => PayloadFormat::Json,
+            Payload::Cbor => PayloadFormat::Cbor,
         };
         let expiry = keys.expiry.or(defaults.expiry).map(|s| s.0);
         let on = keys.payload_on.clone().unwrap_or_else(|| "ON".into());

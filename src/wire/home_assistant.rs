@@ -256,7 +256,9 @@ impl Teller<'_> {
 pub fn doubt(device: &DeviceSpec, point: &PointSpec, hint: &Hint, place: usize) -> Option<(&'static str, String)> {
     let writes = device.own.iter().find(|v| v.point == Some(place) && v.verb == "set");
     let Some(shape) = shape(device, point, hint, writes) else {
-        return (hint.values != "bytes").then(|| ("payload", "Home Assistant cannot read this payload".to_owned()));
+        let picture = matches!(point.device_class.as_deref(), Some("camera" | "image"));
+        let told = hint.values == "bytes" && !picture;
+        return (!told).then(|| ("payload", "Home Assistant cannot read this payload".to_owned()));
     };
     if let Some(state) = &hint.state_class
         && !["measurement", "measurement_angle", "total", "total_increasing"].contains(&state.as_str())
@@ -283,6 +285,7 @@ fn shape(device: &DeviceSpec, point: &PointSpec, hint: &Hint, writes: Option<&Ve
     let raw = match point.payload {
         PayloadFormat::Plain => "value",
         PayloadFormat::Json => "value_json.value",
+        PayloadFormat::Cbor => return None,
     };
     let class = point.device_class.as_deref().unwrap_or_default();
     let set = Topics::verb(&point.topic, "set");

@@ -262,6 +262,13 @@ fn what_home_assistant_would_refuse_is_doubted() {
     let mut point = spec(0, 0, "p", "t");
     assert_eq!(doubt(&d, &point, &hint("a number", None), 0), None);
     assert_eq!(doubt(&d, &point, &hint("a number", Some("rising")), 0).unwrap().0, "state_class");
+    for payload in [PayloadFormat::Json, PayloadFormat::Cbor] {
+        let picture = PointSpec { payload, device_class: Some("camera".into()), ..point.clone() };
+        assert_eq!(doubt(&d, &picture, &hint("bytes", None), 0).unwrap().0, "payload");
+    }
+    assert_eq!(doubt(&d, &point, &hint("bytes", None), 0), None, "nobody expects to see them");
+    let packed = PointSpec { payload: PayloadFormat::Cbor, ..point.clone() };
+    assert_eq!(doubt(&d, &packed, &hint("a number", None), 0).unwrap().0, "payload");
     point.device_class = Some("warmth".into());
     assert_eq!(doubt(&d, &point, &hint("a number", None), 0).unwrap().0, "device_class");
 }
