@@ -14,6 +14,8 @@ mod inputs;
 mod kills;
 #[path = "daemon/link.rs"]
 mod link;
+#[path = "daemon/many_ports.rs"]
+mod many_ports;
 #[path = "daemon/modbus.rs"]
 mod modbus;
 #[path = "daemon/outputs.rs"]
