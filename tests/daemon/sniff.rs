@@ -172,3 +172,32 @@ fn what_cannot_be_sniffed_is_said_with_what_to_write() {
         assert!(ended.code == Some(code) && ended.err.contains(says), "{args:?}: {:?} {}", ended.code, ended.err);
     }
 }
+
+#[test]
+fn the_page_about_serial_instruments_is_true() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/serial.md")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (mut files, mut replays) = (0, 0);
+    for block in page.split("\n```").skip(1).step_by(2) {
+        let (head, body) = block.split_once('\n').unwrap();
+        match head.split_once(' ') {
+            Some((_, name)) => {
+                fs::write(dir.path().join(name), format!("{body}\n")).unwrap();
+                if name.ends_with(".yaml") {
+                    let checked = run(pinpost(["check", name]).current_dir(&dir), b"").with(0);
+                    assert!(checked.err.contains("0 errors, 0 warnings"), "{name}: {}", checked.err);
+                    files += 1;
+                }
+            }
+            None if head == "console" => {
+                let (line, shown) = body.split_once('\n').unwrap();
+                let words = line.strip_prefix("$ pinpost ").unwrap().split(' ');
+                let ended = run(pinpost(words).current_dir(&dir), b"").with(0);
+                assert_eq!(format!("{}{}", ended.text(), ended.err).trim_end(), shown, "{line}");
+                replays += 1;
+            }
+            None => {}
+        }
+    }
+    assert_eq!((files, replays), (5, 3));
+}
