@@ -5,8 +5,11 @@ use pinpost::codec::{CheckKeys, DecodeKeys, Decoder, Event, FieldKeys, Frame, Fr
 use pinpost::expr::{Expression, Given, MAX_BUILT, Scope, Template};
 use pinpost::model::{PointId, Value};
 
+/// Bytes in; a panic is a finding.
+pub type Target = fn(&[u8]);
+
 /// The targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("framing", framing),
     ("decode_binary", |data| decode("binary", data)),
     ("decode_csv", |data| decode("csv", data)),

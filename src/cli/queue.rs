@@ -28,12 +28,12 @@ const VALUE: usize = 40;
 Examples:
   pinpost queue status                        how full it is, and how long the space lasts
   pinpost queue list --limit 20               the records that wait, one a line
-  pinpost queue export > backlog.ndjson       everything that waits, one JSON object a line; it stays in the queue
+  pinpost queue export > backlog.ndjson       what waits, one JSON object a line; it stays there
   pinpost queue purge                         throw away what waits (asks first; --yes does not)
   pinpost queue status -c my.yaml --json      the queue of this file, for programs
 
-The daemon may run or not. Without -c it is the queue in $STATE_DIRECTORY or /var/lib/pinpost. Only the daemon's
-own user and root may look: sudo pinpost queue status")]
+The daemon may run or not. Without -c it is the queue in $STATE_DIRECTORY or /var/lib/pinpost.
+Only the daemon's own user and root may look: sudo pinpost queue status")]
 pub struct QueueArgs {
     /// The queue of this configuration file
     #[arg(short = 'c', long = "config", value_name = "FILE", global = true)]

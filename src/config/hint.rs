@@ -26,7 +26,6 @@ pub enum Level {
 const LATER: &[(Level, &[&str])] = &[
     (Level::File, &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
-    (Level::Device, &["requires"]),
 ];
 
 /// The same for words of a list of words, by key.

@@ -153,6 +153,7 @@ impl Masks {
                 let inside = quote.is_some() || just_opened || indent > of_key || !begins_with_key(line);
                 if inside || line.trim().is_empty() {
                     self.lines.insert(i + 1);
+                    self.words_of(line);
                     just_opened &= line.trim().is_empty();
                     if quote.is_some_and(|q| line.contains(q)) {
                         open = Some((of_key, None));
@@ -171,6 +172,17 @@ impl Masks {
                 let brackets = |of: [char; 2]| value.matches(of).count();
                 let open_bracket = value.starts_with(['{', '[']) && brackets(['{', '[']) > brackets(['}', ']']);
                 just_opened = value.is_empty() || value.starts_with(['|', '>']) || open_bracket;
+            }
+        }
+    }
+
+    /// What YAML makes of a hidden line may be named in a message: all of it, or what looks like its key.
+    fn words_of(&mut self, line: &str) {
+        let whole = line.trim();
+        let key = whole.split_once(": ").map_or(whole, |(key, _)| key);
+        for text in [whole, whole.trim_end_matches(':'), key.trim_end_matches(':')] {
+            if text.len() >= 6 && self.values.len() < 100 && !self.values.iter().any(|v| v == text) {
+                self.values.push(text.to_owned());
             }
         }
     }

@@ -30,6 +30,8 @@ pub(super) struct Safety {
     interlock: Option<String>,
     /// Pause between one of the group going off and another going on; default 0s.
     dead_time: Option<Span>,
+    /// Expression over points that must hold while it is on; default: nothing.
+    requires: Option<String>,
     #[serde(flatten)]
     commands: Commands,
 }
@@ -120,6 +122,7 @@ impl Safety {
             auto_off: self.auto_off.map(|s| s.0),
             interlock: self.interlock.clone(),
             dead_time: span(self.dead_time),
+            requires: self.requires.clone(),
             ..self.commands.limits(states)
         }
     }
@@ -132,6 +135,7 @@ impl Safety {
             notes.extend(value.map(|s| format!("{key} {s}")));
         }
         notes.extend(self.interlock.as_ref().map(|g| format!("interlock {g}, dead time {}", Span(limits.dead_time))));
+        notes.extend(self.requires.as_ref().map(|text| format!("requires {text}")));
         notes
     }
 }

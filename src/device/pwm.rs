@@ -253,7 +253,7 @@ impl Driver for Dimmer {
                         Some(Ok((ticket, action))) => {
                             let result = self.act(&mut *pin, action, &mut fade);
                             step = fade.as_ref().map_or(step, |f| f.next(Instant::now()));
-                            let said = result.as_ref().map(Clone::clone).map_err(|e| e.text.clone().into());
+                            let said = result.clone().map_err(|e| e.text.into());
                             cx.acted(ticket, said).await;
                             result.map(drop)
                         }

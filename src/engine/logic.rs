@@ -35,6 +35,17 @@ pub struct Logic {
     pub computed: Vec<Computed>,
     /// Rules, in the order of the file.
     pub rules: Vec<Rule>,
+    /// What outputs require.
+    pub requires: Vec<Requires>,
+}
+
+/// What must hold while an output is on.
+#[derive(Debug, Clone)]
+pub struct Requires {
+    /// The output.
+    pub device: DeviceId,
+    /// What.
+    pub holds: Expression,
 }
 
 /// A point that is computed from others.
@@ -58,6 +69,12 @@ struct Run {
 
 struct ComputedWatch {
     computed: Computed,
+    wake: Option<Mono>,
+    dirty: bool,
+}
+
+struct RequiresWatch {
+    requires: Requires,
     wake: Option<Mono>,
     dirty: bool,
 }
@@ -95,23 +112,36 @@ impl RuleWatch {
 #[derive(Default, Clone)]
 struct Dependents {
     computed: Vec<usize>,
+    requires: Vec<usize>,
     rules: Vec<usize>,
 }
 
 /// The state of it.
 pub(super) struct Reactions {
     computed: Vec<ComputedWatch>,
+    requires: Vec<RequiresWatch>,
     rules: Vec<RuleWatch>,
     by_point: Vec<Dependents>,
     changed: Vec<PointId>,
 }
 
 impl Reactions {
-    pub(super) fn new(computed: Vec<Computed>, rules: Vec<Rule>, points: usize, now: Mono) -> Reactions {
+    pub(super) fn new(
+        computed: Vec<Computed>,
+        requires: Vec<Requires>,
+        rules: Vec<Rule>,
+        points: usize,
+        now: Mono,
+    ) -> Reactions {
         let mut by_point = vec![Dependents::default(); points];
         for (i, c) in computed.iter().enumerate() {
             for id in c.value.points() {
                 by_point.iter_mut().skip(id.0 as usize).take(1).for_each(|d| d.computed.push(i));
+            }
+        }
+        for (i, r) in requires.iter().enumerate() {
+            for id in r.holds.points() {
+                by_point.iter_mut().skip(id.0 as usize).take(1).for_each(|d| d.requires.push(i));
             }
         }
         for (i, rule) in rules.iter().enumerate() {
@@ -136,18 +166,20 @@ impl Reactions {
                 dirty: false,
             })
             .collect();
-        Reactions { computed, rules, by_point, changed: Vec::new() }
+        let requires =
+            requires.into_iter().map(|requires| RequiresWatch { requires, wake: None, dirty: true }).collect();
+        Reactions { computed, requires, rules, by_point, changed: Vec::new() }
     }
 
     fn is_empty(&self) -> bool {
-        self.computed.is_empty() && self.rules.is_empty()
+        self.computed.is_empty() && self.requires.is_empty() && self.rules.is_empty()
     }
 
     pub(super) fn next_wake(&self) -> Option<Mono> {
         let computed = self.computed.iter().filter_map(|c| c.wake);
         let rules =
             self.rules.iter().flat_map(|r| [r.watch.next_wake(), r.run.as_ref().map(|r| r.at), r.again.at]).flatten();
-        computed.chain(rules).min()
+        computed.chain(self.requires.iter().filter_map(|r| r.wake)).chain(rules).min()
     }
 
     /// Marks who hangs on the points that changed.
@@ -156,6 +188,9 @@ impl Reactions {
             let Some(dependents) = self.by_point.get(id.0 as usize) else { continue };
             for i in &dependents.computed {
                 self.computed.iter_mut().skip(*i).take(1).for_each(|c| c.dirty = true);
+            }
+            for i in &dependents.requires {
+                self.requires.iter_mut().skip(*i).take(1).for_each(|r| r.dirty = true);
             }
             for i in &dependents.rules {
                 self.rules.iter_mut().skip(*i).take(1).for_each(|r| r.dirty = r.watch.heeds_changes());
@@ -184,9 +219,34 @@ impl Engine {
         if self.stopping {
             return;
         }
+        // what an output requires is judged before a rule may wish it on
+        for i in 0..self.reactions.requires.len() {
+            self.require(i, now, fx);
+        }
         for i in 0..self.reactions.rules.len() {
             self.look(i, now, fx);
         }
+    }
+
+    fn require(&mut self, i: usize, now: &Now, fx: &mut Vec<Effect>) {
+        let Some(watch) = self.reactions.requires.get_mut(i) else { return };
+        if !watch.dirty && watch.wake.is_none_or(|t| t > now.mono) {
+            return;
+        }
+        watch.dirty = false;
+        let view = self.points.view(now);
+        let what = &watch.requires.holds;
+        watch.wake = what.changes_in(&view).map(|d| now.mono.after(d));
+        let holds = match what.decide(&view) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!("it requires `{}`, which does not hold", what.text())),
+            Err(blank) => {
+                let why = blank.say(|id| self.points.source(id).to_owned());
+                Err(format!("it requires `{}`: {why}", what.text()))
+            }
+        };
+        let forced = self.outputs.requirement(watch.requires.device, holds, now);
+        self.force(forced, true, now, fx);
     }
 
     fn compute(&mut self, i: usize, now: &Now, fx: &mut Vec<Effect>) {

@@ -168,8 +168,8 @@ impl Engine {
     /// An engine for a plan.
     pub fn new(setup: Setup, now: &Now) -> Engine {
         let sources: Vec<String> = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
-        let Logic { zone, alarms, payloads, computed, rules } = setup.logic;
-        let reactions = Reactions::new(computed, rules, sources.len(), now.mono);
+        let Logic { zone, alarms, payloads, computed, rules, requires } = setup.logic;
+        let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
         payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));

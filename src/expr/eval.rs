@@ -239,7 +239,7 @@ impl<'a> Eval<'a> {
             Node::Bool(b) => Ok(Cell::Bool(*b)),
             Node::Number(n) => Ok(Cell::Number(*n)),
             Node::Text(t) => Ok(Cell::Text(Cow::Borrowed(t))),
-            Node::Point(id) => self.at.point(*id).value.map_or(Err(Blank::Point(*id)), |value| taken(value)),
+            Node::Point(id) => self.at.point(*id).value.map_or(Err(Blank::Point(*id)), taken),
             Node::Age(id) => {
                 let age = self.at.point(*id).age.ok_or(Blank::Point(*id))?;
                 Ok(Cell::Number(age.as_millis() as f64 / 1000.0))

@@ -146,8 +146,8 @@ pub struct OutputLimits {
     pub interlock: Option<String>,
     /// Pause between one member going off and another going on.
     pub dead_time: Duration,
-    /// Whether `requires` was written: it goes on only while that holds.
-    pub requires: bool,
+    /// What it requires, as written: it goes on only while that holds.
+    pub requires: Option<String>,
     /// Greatest age of a command that says when it was wished but not how long it holds.
     pub command_ttl: Duration,
     /// Whether retained commands are obeyed.

@@ -2,7 +2,7 @@
 
 use crate::config::logic::Computed as RawComputed;
 use crate::device::{Built, PointDraft};
-use crate::engine::logic::{Computed, Logic};
+use crate::engine::logic::{Computed, Logic, Requires};
 use crate::engine::points::Alarm;
 use crate::expr::{Expression, Scope, Template};
 use crate::model::{DeviceId, PointId, Priority, Problem, Qos};
@@ -34,7 +34,13 @@ impl Resolver<'_> {
             alarms.push((spec.id, alarm));
         }
         let rules = self.rules(devices, all, &scope);
-        Logic { zone: None, alarms, payloads: Vec::new(), computed, rules }
+        let mut requires = Vec::new();
+        for device in devices.iter() {
+            let Some(text) = device.spec.output.as_ref().and_then(|o| o.requires.clone()) else { continue };
+            let holds = self.expression(&["devices", &device.spec.name, "requires"], &text, &scope);
+            requires.extend(holds.map(|holds| Requires { device: device.spec.id, holds }));
+        }
+        Logic { zone: None, alarms, payloads: Vec::new(), computed, rules, requires }
     }
 
     /// The names of all points. A device that was left out as wrong keeps its name, so that who names it is not wrong

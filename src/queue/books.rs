@@ -383,7 +383,8 @@ impl Queue {
         Health { disk: self.disk_state(), words: self.books.words.clone(), bad_bytes: self.books.bad_bytes }
     }
 
-    fn disk_state(&self) -> DiskState {
+    /// How the disk is.
+    pub fn disk_state(&self) -> DiskState {
         if let Some(d) = self.disk.as_ref().filter(|d| d.hangs(self.now)) {
             let seconds = (self.now - d.busy_since) / 1_000_000;
             let text = format!("the disk has not answered for {seconds} s");

@@ -14,7 +14,7 @@ use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle};
 use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
-use crate::queue::{self, Shared};
+use crate::queue::{self, DiskState, Shared};
 use crate::wire::Record;
 
 use super::Ask;
@@ -81,6 +81,8 @@ pub(super) struct Hub {
     /// Reloads that were asked for.
     pub wanted: mpsc::Sender<commands::Reply>,
     pub level_timer: LevelTimer,
+    /// It was said that the queue's disk fails.
+    pub disk_fails: bool,
     /// `P/bridge/health`.
     pub health_topic: String,
 }
@@ -311,7 +313,23 @@ impl Hub {
         for text in self.memory.take_problems() {
             self.feed(Event::Problem(text), fx);
         }
+        self.disk(fx);
         self.carry(fx);
+    }
+
+    /// Tells that the queue's disk fails, once, and that it works again.
+    fn disk(&mut self, fx: &mut Vec<Effect>) {
+        let state = self.queue.lock().disk_state();
+        match (state, self.disk_fails) {
+            (DiskState::Failing { text, .. }, false) => {
+                log::error!("what waits for the broker is kept in memory only: {text}");
+                self.feed(Event::Problem(format!("what waits for the broker is kept in memory only: {text}")), fx);
+            }
+            (DiskState::Durable, true) => log::warn!("the disk works again: what waits for the broker is written"),
+            _ => return,
+        }
+        self.disk_fails = !self.disk_fails;
+        self.health(None, fx);
     }
 
     fn health(&mut self, reply: Option<commands::Reply>, fx: &mut Vec<Effect>) {

@@ -262,6 +262,7 @@ impl Daemon {
             status: health::LinkStatus::default(),
             wanted: wanted_tx,
             level_timer: Default::default(),
+            disk_fails: false,
             health_topic,
         };
         let hub = tokio::spawn(hub.run(hub::Ears {

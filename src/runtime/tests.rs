@@ -151,6 +151,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         status: Default::default(),
         wanted: mpsc::channel(1).0,
         level_timer: Default::default(),
+        disk_fails: false,
         health_topic: "t/bridge/health".into(),
     };
     let (reports_tx, reports) = mpsc::channel(REPORTS);

@@ -20,21 +20,23 @@ struct Speaker {
     name: &'static str,
     keys: &'static str,
     frame: fn(u16) -> Vec<u8>,
-    hit: fn(&mut Vec<u8>),
+    hit: fn(Vec<u8>) -> Vec<u8>,
     /// Garbage before a frame. Lines end theirs, since a line has no other beginning.
     /// None of it makes a frame with what follows that passes its check by chance: eight bits of sum forgive that often.
     garbage: &'static [u8],
 }
 
 /// A bit of the value, or of its neighbour, flips.
-fn flip(frame: &mut Vec<u8>) {
+fn flip(mut frame: Vec<u8>) -> Vec<u8> {
     let at = frame.len() / 2;
     frame[at] ^= 1;
+    frame
 }
 /// The end, and so the check, is lost; the line ends all the same.
-fn short(frame: &mut Vec<u8>) {
+fn short(mut frame: Vec<u8>) -> Vec<u8> {
     frame.truncate(frame.len() / 2);
     frame.push(b'\n');
+    frame
 }
 
 fn modbus(bytes: &[u8]) -> [u8; 2] {
@@ -215,9 +217,8 @@ fn twelve_ports_at_once_give_every_reading_and_none_of_a_frame_that_was_hit() {
             for speaker in &SPEAKERS {
                 let mut bytes = Vec::new();
                 if random.u8(..) < 40 {
-                    let mut frame = (speaker.frame)((POISON + random.u32(..1000)) as u16);
-                    (speaker.hit)(&mut frame);
-                    bytes.append(&mut frame);
+                    let frame = (speaker.frame)((POISON + random.u32(..1000)) as u16);
+                    bytes.extend((speaker.hit)(frame));
                     hits += 1;
                 }
                 if random.u8(..) < 40 {

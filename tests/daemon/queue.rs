@@ -241,3 +241,27 @@ fn a_sibling_is_another_daemon_and_the_same_directory_by_another_name_is_not() {
     second.log("ended abnormally");
     second.stop();
 }
+
+#[test]
+fn a_disk_that_fails_is_told_and_so_is_its_recovery() {
+    let mut broker = Mosquitto::start();
+    broker.kill();
+    let home = Home::new(&broker.url(), "", "sync: 50ms", "devices: { door: { kind: digital_in, pin: 17 } }\n");
+    // the directory is there and cannot be written into
+    let (dir, aside) = (home.path("state/queue"), home.path("aside"));
+    let mut gateway = home.start();
+    gateway.log("not connected");
+    std::fs::rename(&dir, &aside).unwrap();
+    std::fs::write(&dir, "").unwrap();
+    gateway.log("kept in memory only");
+    std::fs::remove_file(&dir).unwrap();
+    std::fs::rename(&aside, &dir).unwrap();
+    gateway.log("the disk works again");
+    broker.restart();
+    let mut all = Watch::on(&mut broker, "gw/#");
+    all.until("gw/bridge/event", |got| {
+        let json = got.json();
+        json["event"] == "problem" && json["text"].as_str().unwrap().contains("kept in memory only")
+    });
+    gateway.stop();
+}

@@ -184,3 +184,22 @@ fn rediscover_tells_everything_again() {
     assert!(all.next("gw/bridge/info").json()["devices"]["door"].is_object());
     gateway.stop();
 }
+
+#[test]
+fn a_limit_counts_on_over_a_reload() {
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, "devices: { pump: { kind: digital_out, pin: 27, max_on: 12s } }\n");
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    publish(&broker, "gw/pump/set", "ON", &[]);
+    let on: jiff::Timestamp = all.next("gw/pump/result").json()["time"].as_str().unwrap().parse().unwrap();
+    gateway.program.signal(Signal::SIGHUP);
+    assert_eq!(event(&mut all, "reload")["outcome"], "done");
+    let limit = event(&mut all, "limit");
+    assert_eq!((&limit["device"], &limit["to"]), (&json!("pump"), &json!("OFF")));
+    let off: jiff::Timestamp = limit["time"].as_str().unwrap().parse().unwrap();
+    let took = off.as_millisecond() - on.as_millisecond();
+    assert!((11_000..13_000).contains(&took), "it was on for {took} ms");
+    all.until_payload("gw/sim/pin/27", "0");
+    gateway.stop();
+}

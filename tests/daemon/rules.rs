@@ -156,3 +156,31 @@ rules:
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }
 }
+
+#[test]
+fn an_output_is_on_only_while_what_it_requires_holds() {
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(
+        &broker,
+        "devices:
+  hood: { kind: digital_in, pin: 17 }
+  saw: { kind: digital_out, pin: 27, requires: hood }
+",
+    );
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    all.until_payload("gw/saw", "OFF");
+    all.until_payload("gw/hood", "OFF");
+    publish(&broker, "gw/saw/set", "ON", &[]);
+    let result = all.next("gw/saw/result").json();
+    assert_eq!(result["outcome"], "rejected");
+    assert!(result["reason"].as_str().unwrap().contains("requires `hood`"), "{result}");
+    publish(&broker, "gw/sim/pin/17/set", "1", &[]);
+    all.until_payload("gw/hood", "ON");
+    publish(&broker, "gw/saw/set", "ON", &[]);
+    all.until_payload("gw/sim/pin/27", "1");
+    publish(&broker, "gw/sim/pin/17/set", "0", &[]);
+    all.until_payload("gw/sim/pin/27", "0");
+    all.until_payload("gw/saw", "OFF");
+    gateway.stop();
+}

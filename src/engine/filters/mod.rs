@@ -77,12 +77,15 @@ impl<T: Into<String>> From<T> for BuildError {
     }
 }
 
+/// A filter, or why its value makes none.
+type Made = Result<Box<dyn Filter>, BuildError>;
+
 /// A word of the list.
 pub struct FilterWord {
     /// Name, summary and schema, for the configuration.
     pub word: Word,
     /// Builds the filter from its value.
-    pub build: fn(&Params, &Scope) -> Result<Box<dyn Filter>, BuildError>,
+    pub build: fn(&Params, &Scope) -> Made,
 }
 
 /// The list.

@@ -28,7 +28,7 @@ pub use words::{Blink, Wish, read};
 /// How long a failed switching-off is left before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// While one daemon hands its outputs over to the next, nobody watches their limits; it takes less than this.
-const CHANGE: Duration = Duration::from_secs(15);
+const CHANGE: Duration = Duration::from_secs(10);
 /// A run that has lasted so long is no part of a restart loop.
 const CALM: Duration = Duration::from_secs(600);
 
@@ -59,7 +59,7 @@ pub struct Forced {
     pub to: Setting,
     /// Why, for the event.
     pub reason: String,
-    /// Whether it is worth no event: a phase of a blink.
+    /// Whether it is worth no event: a phase of a blink, the end of a pulse, as it was wished.
     pub quiet: bool,
 }
 
@@ -145,7 +145,7 @@ impl Outputs {
                 past,
                 loss_done: false,
                 loss_again: Mono::default(),
-                unmet: limits.requires.then(|| "what it requires is not known yet".to_owned()),
+                unmet: limits.requires.is_some().then(|| "what it requires is not known yet".to_owned()),
             };
             output.prepare(abnormal, now.mono);
             if output.tries > 0 {
@@ -269,7 +269,7 @@ impl Outputs {
             match wish {
                 // a new pulse on a running one begins anew, within max_on
                 Wish::Pulse(d) => {
-                    output.off_at = output.ends(now, d, pulse_is_over(d), false);
+                    output.off_at = output.ends(now, d, pulse_is_over(d), true);
                     kind = OutcomeKind::Done;
                 }
                 // a plain ON ends a pulse's claim; the limits stay
@@ -357,7 +357,7 @@ impl Outputs {
             output.off_at = Some(retry("switching off did not take; trying again"));
         } else if read.is_on() && wished.is_some() {
             output.off_at = match (pulse, output.blink) {
-                (Some(d), _) => output.ends(now.mono, d, pulse_is_over(d), false),
+                (Some(d), _) => output.ends(now.mono, d, pulse_is_over(d), true),
                 (None, Some(blink)) => output.ends(now.mono, blink.on, "blink".into(), true),
                 (None, None) => output.limit(),
             };
@@ -559,7 +559,8 @@ impl Outputs {
                 forced.extend(self.force(id, to, "stop".into(), false, now.mono));
             }
         }
-        let all: Vec<_> = self.list.keys().copied().collect();
+        let mut all: Vec<_> = self.list.keys().copied().collect();
+        all.sort();
         for id in all {
             self.note(id, now);
             if let Some(output) = self.list.get_mut(&id) {

@@ -100,7 +100,7 @@ impl Output {
             return;
         }
         self.last_on = Some(past.lasting);
-        let waits = limits.interlock.is_some() || !limits.min_off.is_zero() || limits.requires;
+        let waits = limits.interlock.is_some() || !limits.min_off.is_zero() || limits.requires.is_some();
         if waits {
             self.wanted = Some((past.lasting, past.on_from, now));
         } else {

@@ -168,7 +168,7 @@ fn a_duty_is_within_its_bounds_and_on_means_as_before() {
 
 #[test]
 fn what_it_requires_takes_it_down_and_keeps_it_down() {
-    let (id, mut o) = one(OutputLimits { requires: true, ..Default::default() });
+    let (id, mut o) = one(OutputLimits { requires: Some("lid".into()), ..Default::default() });
     assert_eq!(kind(o.wish(id, Wish::On, &at(0))), OutcomeKind::Rejected, "nothing is known yet");
     assert!(o.requirement(id, Ok(()), &at(1)).is_empty());
     o.wish(id, Wish::On, &at(2));

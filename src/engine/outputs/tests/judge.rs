@@ -50,7 +50,7 @@ fn house() -> Vec<DeviceSpec> {
         OutputLimits { scale: duty, max_on: Some(ms(800)), restore: true, on_stop: None, ..base.clone() },
         OutputLimits {
             min_off: ms(250),
-            requires: true,
+            requires: Some("lid".into()),
             on_broker_loss: Some((ms(500), Some(ON))),
             auto_off: Some(ms(700)),
             ..base
