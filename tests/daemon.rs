@@ -1,5 +1,7 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "daemon/camera.rs"]
+mod camera;
 #[path = "daemon/counters.rs"]
 mod counters;
 #[path = "support/fronts.rs"]
@@ -14,6 +16,8 @@ mod inputs;
 mod kills;
 #[path = "daemon/link.rs"]
 mod link;
+#[path = "daemon/many_ports.rs"]
+mod many_ports;
 #[path = "daemon/modbus.rs"]
 mod modbus;
 #[path = "daemon/outputs.rs"]
@@ -30,6 +34,8 @@ mod rules;
 mod sensors;
 #[path = "daemon/serial.rs"]
 mod serial;
+#[path = "daemon/sniff.rs"]
+mod sniff;
 #[path = "daemon/storm.rs"]
 mod storm;
 #[path = "daemon/transports.rs"]
