@@ -3,7 +3,8 @@
 //!
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
 //! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
-//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]).
+//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
+//! passes on).
 
 pub mod bridge;
 pub mod commands;
@@ -11,6 +12,7 @@ pub mod filters;
 pub mod logic;
 pub mod outputs;
 pub mod points;
+pub mod relays;
 mod seen;
 pub mod requests;
 pub mod rules;
@@ -156,6 +158,7 @@ pub struct Engine {
     commands: Commands,
     bridge: Bridge,
     reactions: Reactions,
+    relays: relays::Relays,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -168,7 +171,7 @@ impl Engine {
     /// An engine for a plan.
     pub fn new(setup: Setup, now: &Now) -> Engine {
         let sources: Vec<String> = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
-        let Logic { zone, alarms, payloads, computed, rules } = setup.logic;
+        let Logic { zone, alarms, payloads, computed, rules, relays } = setup.logic;
         let reactions = Reactions::new(computed, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
@@ -179,6 +182,7 @@ impl Engine {
             bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
             points,
             reactions,
+            relays: relays::Relays::new(relays),
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -202,7 +206,9 @@ impl Engine {
 
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        let start = fx.len();
         self.decide_on(event, now, fx);
+        self.relay_readings(start, now, fx);
         for (device, text) in self.outputs.take_told() {
             let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
             self.bridge.event(&self.topics, about, now, fx);

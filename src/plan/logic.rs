@@ -34,7 +34,7 @@ impl Resolver<'_> {
             alarms.push((spec.id, alarm));
         }
         let rules = self.rules(devices, all, &scope);
-        Logic { zone: None, alarms, payloads: Vec::new(), computed, rules }
+        Logic { zone: None, alarms, payloads: Vec::new(), computed, rules, ..Logic::default() }
     }
 
     /// The names of all points. A device that was left out as wrong keeps its name, so that who names it is not wrong
