@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::expr::{Expression, Lookup, Seen, Template, Zone};
 use crate::model::{Deliver, DeviceId, Incoming, Message, Mono, Now, PointId, Priority, Qos, Value};
-use crate::wire::topics::{check_topic, matches};
 use crate::wire::Record;
+use crate::wire::topics::{check_topic, matches};
 
 use super::bridge::lane;
 use super::points::View;
