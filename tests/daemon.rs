@@ -24,6 +24,8 @@ mod modbus;
 mod outputs;
 #[path = "daemon/queue.rs"]
 mod queue;
+#[path = "daemon/relays.rs"]
+mod relays;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[path = "daemon/requests.rs"]

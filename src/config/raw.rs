@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
+use super::flows::Relays;
 use super::logic::{Alarm, ComputedPoints, Rules};
 use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, UsbId};
 
@@ -43,6 +44,9 @@ pub struct Raw {
     /// What is done by itself, with or without a broker, by name.
     #[schemars(extend("x-names" = "rule"))]
     pub rules: Rules,
+    /// Messages that are passed on, by name.
+    #[schemars(extend("x-names" = "relay"))]
+    pub relays: Relays,
 }
 
 /// Who this gateway is.

@@ -3,7 +3,8 @@
 //!
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
 //! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
-//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]).
+//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
+//! passes on).
 
 pub mod bridge;
 pub mod commands;
@@ -12,6 +13,7 @@ pub mod filters;
 pub mod logic;
 pub mod outputs;
 pub mod points;
+pub mod relays;
 mod seen;
 pub mod requests;
 pub mod rules;
@@ -162,6 +164,7 @@ pub struct Engine {
     bridge: Bridge,
     discovery: Discovery,
     reactions: Reactions,
+    relays: relays::Relays,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -181,7 +184,7 @@ impl Engine {
             (&setup.devices, &setup.points),
             &setup.memory,
         );
-        let Logic { zone, alarms, payloads, computed, rules, requires } = setup.logic;
+        let Logic { zone, alarms, payloads, computed, rules, requires, relays } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
@@ -193,6 +196,7 @@ impl Engine {
             discovery,
             points,
             reactions,
+            relays: relays::Relays::new(relays),
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -216,7 +220,9 @@ impl Engine {
 
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        let start = fx.len();
         self.decide_on(event, now, fx);
+        self.relay_readings(start, now, fx);
         for (device, text) in self.outputs.take_told() {
             let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
             self.bridge.event(&self.topics, about, now, fx);

@@ -5,6 +5,7 @@
 
 pub mod board;
 mod explain;
+mod flows;
 mod home_assistant;
 mod link;
 mod logic;
@@ -210,7 +211,8 @@ impl Resolver<'_> {
             let id = DeviceId(devices.len() as u32);
             devices.push(self.device(("devices", id, name), kind.word.name, built, &mut topics, &mut all));
         }
-        let logic = self.logic(&mut devices, &mut topics, &mut all);
+        let mut logic = self.logic(&mut devices, &mut topics, &mut all);
+        logic.relays = self.relays(&devices, &all, &mut topics);
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
@@ -224,7 +226,7 @@ impl Resolver<'_> {
         link.subscriptions = topics
             .subscriptions()
             .into_iter()
-            .map(|filter| crate::link::Subscription { filter, qos: crate::model::Qos::AtLeastOnce })
+            .map(|(filter, qos)| crate::link::Subscription { filter, qos })
             .collect();
         Some(Plan {
             id,
