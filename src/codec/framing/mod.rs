@@ -398,12 +398,12 @@ impl Framer {
         self.buf = buf;
     }
 
-    /// Where, behind the first byte, a row of so many frames with a good check begins.
+    /// Where, behind the first byte, the first frame with a good check begins, if so many in a row are there.
     fn look_behind(&mut self, buf: &[u8], row: usize) -> Option<usize> {
         self.framing.reset(Joined::AtStart);
         let mut at = 1;
-        // where the row at hand began, how long it is and where it would go on
-        let (mut first, mut seen, mut next) = (1, 0, 0);
+        // the first good frame of all, how long the row at hand is and where it would go on
+        let (mut first, mut seen, mut next) = (None, 0, 0);
         while at < buf.len() {
             let rest = &buf[at..];
             let step = match self.framing.cut(rest) {
@@ -412,12 +412,10 @@ impl Framer {
                 Cut::Skip(n) | Cut::Drop(n) | Cut::Bad { used: n, .. } => n,
                 Cut::Frame { found: Found::Here(range), used, again, .. } => match (rest.get(range), &self.check) {
                     (Some(frame), Some(check)) if check.verify(frame).is_ok() => {
-                        if seen == 0 || at != next {
-                            (first, seen) = (at, 0);
-                        }
-                        seen += 1;
+                        first = first.or(Some(at));
+                        seen = if at == next { seen + 1 } else { 1 };
                         if seen >= row {
-                            return Some(first);
+                            return first;
                         }
                         next = at + used;
                         used
