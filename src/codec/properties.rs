@@ -196,6 +196,32 @@ fn a_silence_never_takes_a_frame_from_a_slow_sender() {
 }
 
 #[test]
+fn a_wrong_length_holds_nothing_back_for_long_where_the_line_never_falls_silent() {
+    let keys = r#"{"start": "aa 55", "length_prefix": "u16le", "adjust": 6}"#;
+    let mut framer = framer(keys, Some(r#"{"crc": "CRC-16/MODBUS"}"#));
+    let mut longest = 0;
+    let (mut frames, mut lost) = (Vec::new(), 0);
+    for n in 0..60u8 {
+        let mut frame = vec![0xaa, 0x55, 2, 0, 0xaa, n];
+        framer.check().unwrap().append(&mut frame).unwrap();
+        if n == 20 || n == 22 {
+            frame[3] = 0x0f;
+        }
+        for byte in frame {
+            framer.push(&[byte], |event| match event {
+                Event::Frame(frame) => frames.push(frame.bytes[5]),
+                Event::Rejected { bytes, .. } => lost += bytes,
+                Event::Dropped(bytes) => lost += bytes.len(),
+            });
+            longest = longest.max(framer.buffered());
+        }
+    }
+    assert_eq!(frames, (0..60).filter(|n| *n != 20 && *n != 22).collect::<Vec<u8>>());
+    assert_eq!(lost, 16);
+    assert!(longest <= 128, "{longest} bytes were held back");
+}
+
+#[test]
 fn one_bad_frame_counts_once() {
     let mut framer = framer(r#"{"length": 8}"#, Some(r#"{"crc": "CRC-16/MODBUS"}"#));
     let mut good = vec![1, 2, 3, 4, 5, 6];

@@ -4,7 +4,8 @@
 //! they begin with ([`Cut`]); [`Framer`] keeps the bytes, asks the check, and tells the caller.
 //!
 //! What is promised for every framing:
-//! - the frames do not depend on how the stream was split into reads (only `gap` looks at time);
+//! - the frames do not depend on how the stream was split into reads (only `gap` looks at time; a good frame that holds
+//!   three good frames in a row is taken for a wrong length if it comes in pieces);
 //! - every byte is in a frame, a delimiter, a foreign message (`ignore`), or told as rejected or dropped;
 //! - no more than the longest frame allowed and one read is kept;
 //! - after a frame failed its check the search goes on one byte behind its start, where the framing has no delimiter;
@@ -40,6 +41,10 @@ pub use keys::{DEFAULT_MAX, FrameKeys, FrameMap, IgnoreKeys, Width};
 
 /// Silence after which a frame that is not whole may be given up for a good one behind it.
 const RESCUE_AFTER: Duration = Duration::from_millis(200);
+/// So many good frames in a row behind one that is not whole show without a silence that its length was wrong.
+const RESCUE_ROW: usize = 3;
+/// Bytes kept before such a row is looked for; looked for again each time they have doubled.
+const RESCUE_FIRST: usize = 64;
 
 /// What the bytes not yet consumed begin with. All lengths count from their first byte.
 enum Cut {
@@ -254,6 +259,8 @@ pub struct Framer {
     told: usize,
     /// Nothing came since the last silence.
     quiet: bool,
+    /// How many bytes must be kept before a row of good frames is looked for behind the first of them.
+    search_at: usize,
 }
 
 impl Framer {
@@ -269,9 +276,16 @@ impl Framer {
             Err(_) => None,
         };
         match (framing, check) {
-            (Ok((framing, _)), Ok(check)) => {
-                Ok(Framer { framing, check, filter, buf: Vec::new(), clean: Vec::new(), told: 0, quiet: true })
-            }
+            (Ok((framing, _)), Ok(check)) => Ok(Framer {
+                framing,
+                check,
+                filter,
+                buf: Vec::new(),
+                clean: Vec::new(),
+                told: 0,
+                quiet: true,
+                search_at: RESCUE_FIRST,
+            }),
             (framing, check) => Err([framing.err(), check.err()].into_iter().flatten().collect()),
         }
     }
@@ -281,6 +295,7 @@ impl Framer {
         self.buf.clear();
         self.told = 0;
         self.quiet = true;
+        self.search_at = RESCUE_FIRST;
         self.framing.reset(joined);
         if let Some(filter) = &mut self.filter {
             filter.reset();
@@ -340,34 +355,71 @@ impl Framer {
             self.framing.shift(done);
             buf.drain(..done.min(buf.len()));
         } else if self.check.is_some() && self.framing.may_overreach() && !buf.is_empty() {
-            let good = self.look_behind(&buf);
+            let good = self.look_behind(&buf, 1);
             self.framing.reset(Joined::AtStart);
             if let Some(at) = good {
-                if self.told > 0 {
-                    sink(Event::Dropped(&buf[..at]));
-                } else {
-                    sink(Event::Rejected { reason: Reason::Incomplete, frame: &buf[..at], bytes: at });
-                }
-                self.told = 0;
-                let done = at + self.run(&buf[at..], &mut sink);
+                let done = self.give_up(&buf, at, &mut sink);
                 buf.drain(..done);
             }
         }
         self.buf = buf;
     }
 
-    /// Where, behind the first byte, a frame with a good check begins.
-    fn look_behind(&mut self, buf: &[u8]) -> Option<usize> {
+    /// Gives up the frame that `buf` begins with for the good one at `at`; returns the bytes that are done with.
+    fn give_up(&mut self, buf: &[u8], at: usize, sink: &mut impl FnMut(Event<'_>)) -> usize {
+        if self.told > 0 {
+            sink(Event::Dropped(&buf[..at]));
+        } else {
+            sink(Event::Rejected { reason: Reason::Incomplete, frame: &buf[..at], bytes: at });
+        }
+        self.told = 0;
+        at + self.run(&buf[at..], sink)
+    }
+
+    /// On a line that never falls silent a wrong length would hold the good frames behind it back until so many bytes
+    /// have come. A row of them, one right behind the other, is proof enough. Looked for whenever the bytes kept have
+    /// doubled, so that the time for a byte stays the same.
+    fn look_for_row(&mut self, sink: &mut impl FnMut(Event<'_>)) {
+        if self.buf.len() < self.search_at {
+            return;
+        }
+        self.search_at = self.buf.len() * 2;
+        if self.check.is_none() || !self.framing.may_overreach() {
+            return;
+        }
+        let mut buf = std::mem::take(&mut self.buf);
+        let row = self.look_behind(&buf, RESCUE_ROW);
+        self.framing.reset(Joined::AtStart);
+        if let Some(at) = row {
+            let done = self.give_up(&buf, at, sink);
+            buf.drain(..done);
+            self.search_at = RESCUE_FIRST.max(buf.len() * 2);
+        }
+        self.buf = buf;
+    }
+
+    /// Where, behind the first byte, the first frame with a good check begins, if so many in a row are there.
+    fn look_behind(&mut self, buf: &[u8], row: usize) -> Option<usize> {
         self.framing.reset(Joined::AtStart);
         let mut at = 1;
+        // the first good frame of all, how long the row at hand is and where it would go on
+        let (mut first, mut seen, mut next) = (None, 0, 0);
         while at < buf.len() {
             let rest = &buf[at..];
             let step = match self.framing.cut(rest) {
                 // what is not whole here is passed over as well: something behind it may be
                 Cut::More => 1,
                 Cut::Skip(n) | Cut::Drop(n) | Cut::Bad { used: n, .. } => n,
-                Cut::Frame { found: Found::Here(range), again, .. } => match (rest.get(range), &self.check) {
-                    (Some(frame), Some(check)) if check.verify(frame).is_ok() => return Some(at),
+                Cut::Frame { found: Found::Here(range), used, again, .. } => match (rest.get(range), &self.check) {
+                    (Some(frame), Some(check)) if check.verify(frame).is_ok() => {
+                        first = first.or(Some(at));
+                        seen = if at == next { seen + 1 } else { 1 };
+                        if seen >= row {
+                            return first;
+                        }
+                        next = at + used;
+                        used
+                    }
                     _ => again,
                 },
                 Cut::Frame { again, .. } => again,
@@ -384,12 +436,17 @@ impl Framer {
             // the usual case: whole frames in one read are never copied
             let done = self.run(bytes, sink);
             self.buf.extend_from_slice(&bytes[done..]);
+            self.search_at = RESCUE_FIRST.max(self.buf.len() * 2);
         } else {
             let mut buf = std::mem::take(&mut self.buf);
             buf.extend_from_slice(bytes);
             let done = self.run(&buf, sink);
             buf.drain(..done);
+            if done > 0 {
+                self.search_at = RESCUE_FIRST.max(buf.len() * 2);
+            }
             self.buf = buf;
+            self.look_for_row(sink);
         }
     }
 
