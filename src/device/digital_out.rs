@@ -204,7 +204,7 @@ impl Driver for DigitalOut {
                     }
                 };
                 match self.act(&mut *pin, &action) {
-                    Ok(read) => cx.acted(ticket, Ok(read)).await,
+                    Ok(read) => cx.read_back(ticket, read).await,
                     Err(e) => {
                         // what it is now nobody knows, and nobody watches its limits until it is taken over again
                         let _ = pin.write(self.level(self.safe));
@@ -238,6 +238,7 @@ mod tests {
         bench.order_late(1, Action::Set(Value::Bool(true)));
         bench.order(2, Action::Set(Value::Bool(false)));
         let reports = bench.run(&driver(), 4).await;
+        assert_eq!(bench.counters().readings, 2, "the first level, and what the pin read after the order");
         assert!(matches!(&reports[2], Report::Acted(_, Err(why)) if why.reason.contains("too long")), "{reports:?}");
         assert!(matches!(&reports[3], Report::Acted(_, Ok(Some(Value::Bool(false))))), "{reports:?}");
     }

@@ -434,6 +434,11 @@ impl Context {
     pub async fn silent(&self, why: impl Into<String>) {
         let _ = self.up.send(Report::Status(self.id, DeviceStatus::Silent(why.into()))).await;
     }
+    /// Answers an action of an output with what its pin reads now, which becomes its reading.
+    pub async fn read_back(&self, ticket: Ticket, read: Option<Value>) {
+        Counters::add(&self.counters.readings, u64::from(read.is_some()));
+        self.acted(ticket, Ok(read)).await;
+    }
     /// Answers an action.
     pub async fn acted(&self, ticket: Ticket, result: Result<Option<Value>, Refusal>) {
         if result.is_err() {

@@ -253,8 +253,10 @@ impl Driver for Dimmer {
                         Some(Ok((ticket, action))) => {
                             let result = self.act(&mut *pin, action, &mut fade);
                             step = fade.as_ref().map_or(step, |f| f.next(Instant::now()));
-                            let said = result.clone().map_err(|e| e.text.into());
-                            cx.acted(ticket, said).await;
+                            match &result {
+                                Ok(read) => cx.read_back(ticket, read.clone()).await,
+                                Err(e) => cx.acted(ticket, Err(e.text.clone().into())).await,
+                            }
                             result.map(drop)
                         }
                     },

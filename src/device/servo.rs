@@ -206,7 +206,7 @@ impl Driver for Servo {
                     _ => Ok(None),
                 };
                 match result {
-                    Ok(read) => cx.acted(ticket, Ok(read)).await,
+                    Ok(read) => cx.read_back(ticket, read).await,
                     Err(e) => {
                         let _ = pin.set(self.high(self.safe));
                         cx.acted(ticket, Err(e.text.clone().into())).await;

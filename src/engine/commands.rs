@@ -39,8 +39,8 @@ pub struct Reply {
     pub topic: Option<String>,
     /// MQTT 5 correlation data.
     pub correlation: Option<Vec<u8>>,
-    /// The sender's id.
-    pub id: Option<String>,
+    /// The sender's id, as it came.
+    pub id: Option<Json>,
     /// `transaction` of a request, echoed.
     pub transaction: Option<Json>,
     /// Who wished it, where it was nobody outside.
@@ -344,6 +344,8 @@ impl Engine {
         let id = asked.wish.id.as_ref().filter(|_| asked.verb != "get");
         let key = id.map(|id| {
             let point = asked.point.and_then(|p| self.points.spec(p)).map_or("", |p| p.name.as_str());
+            // 7 and "7" are one id
+            let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
             format!("{}/{point}/{}/{id}", self.device_name(asked.device), asked.verb)
         });
         if let Some(key) = &key
@@ -613,7 +615,7 @@ impl Engine {
 
     /// Answers the sender, and tells the others on `bridge/event`.
     fn answer(&self, about: About, reply: &Reply, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
-        let mut map = payload::outcome(outcome, reply.id.as_deref(), now.wall);
+        let mut map = payload::outcome(outcome, reply.id.as_ref(), now.wall);
         if let Some(transaction) = &reply.transaction {
             map.insert("transaction".into(), transaction.clone());
         }

@@ -83,7 +83,7 @@ impl Hub {
     pub(super) fn reply(&mut self, reply: &Reply, mut map: Map<String, Json>, fx: &mut Vec<Effect>) {
         let now = self.clock.now();
         map.entry("time").or_insert_with(|| json!(payload::time_text(now.wall)));
-        map.extend(reply.id.clone().map(|id| ("id".to_owned(), json!(id))));
+        map.extend(reply.id.clone().map(|id| ("id".to_owned(), id)));
         map.extend(reply.transaction.clone().map(|t| ("transaction".to_owned(), t)));
         fx.extend(send_reply(reply, map, now.mono));
     }

@@ -17,8 +17,8 @@ const MAX_COMMAND: usize = 64 * 1024;
 pub struct Wish {
     /// The value as it came.
     pub value: Value,
-    /// The sender's id.
-    pub id: Option<String>,
+    /// The sender's id, a text or a number: it is echoed as it came.
+    pub id: Option<Json>,
     /// How long it holds.
     pub ttl: Option<Duration>,
     /// When it was wished.
@@ -30,7 +30,7 @@ pub struct Wish {
 /// A JSON object with a `value` is the envelope; everything else is the value itself.
 pub fn parse(message: &Incoming) -> Result<Wish, String> {
     let user = |key: &str| message.properties.user.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-    let mut wish = Wish { value: Value::Bytes(Vec::new()), id: user("id").map(clip), ttl: None, time: None };
+    let mut wish = Wish { value: Value::Bytes(Vec::new()), id: user("id").map(|id| Json::String(clip(id))), ttl: None, time: None };
     if let Some(text) = user("time") {
         wish.time = Some(parse_time(text).ok_or("`time` is not RFC 3339; write 2026-11-20T12:00:00Z")?);
     }
@@ -52,8 +52,8 @@ pub fn parse(message: &Incoming) -> Result<Wish, String> {
     wish.value = from_json(map.get("value").unwrap_or(&Json::Null));
     match map.get("id") {
         None | Some(Json::Null) => {}
-        Some(Json::String(s)) => wish.id = Some(clip(s)),
-        Some(Json::Number(n)) => wish.id = Some(n.to_string()),
+        Some(Json::String(s)) => wish.id = Some(Json::String(clip(s))),
+        Some(Json::Number(n)) => wish.id = Some(Json::Number(n.clone())),
         Some(_) => return Err("`id` is a text or a number".into()),
     }
     match map.get("ttl") {
@@ -72,14 +72,14 @@ pub fn parse(message: &Incoming) -> Result<Wish, String> {
 }
 
 /// The sender's id, as far as it can be read: for the refusal of what cannot be understood.
-pub fn id_of(message: &Incoming) -> Option<String> {
-    let user = message.properties.user.iter().find(|(k, _)| k == "id").map(|(_, v)| clip(v));
+pub fn id_of(message: &Incoming) -> Option<Json> {
+    let user = message.properties.user.iter().find(|(k, _)| k == "id").map(|(_, v)| Json::String(clip(v)));
     if message.payload.len() > MAX_COMMAND || message.payload.first() != Some(&b'{') {
         return user;
     }
     match serde_json::from_slice::<Json>(&message.payload).unwrap_or_default().get("id") {
-        Some(Json::String(s)) => Some(clip(s)),
-        Some(Json::Number(n)) => Some(n.to_string()),
+        Some(Json::String(s)) => Some(Json::String(clip(s))),
+        Some(Json::Number(n)) => Some(Json::Number(n.clone())),
         _ => user,
     }
 }
@@ -159,7 +159,7 @@ mod tests {
     fn an_envelope_is_taken_apart() {
         let wish = parse(&message(r#"{"value":true,"id":7,"ttl":"5s","time":"1970-01-01T00:00:01Z"}"#)).unwrap();
         assert_eq!(wish.value, Value::Bool(true));
-        assert_eq!(wish.id.as_deref(), Some("7"));
+        assert_eq!(wish.id, Some(Json::from(7)));
         assert_eq!(wish.ttl, Some(Duration::from_secs(5)));
         assert_eq!(wish.time, Some(Wall(1000)));
         assert!(parse(&message(r#"{"value":1,"ttl":5}"#)).unwrap_err().contains("5s"));
@@ -169,12 +169,12 @@ mod tests {
     #[test]
     fn an_id_is_found_in_what_cannot_be_understood() {
         let by = |payload: &str| id_of(&message(payload));
-        assert_eq!(by(r#"{"value":1,"id":"a","ttl":5}"#).as_deref(), Some("a"));
-        assert_eq!(by(r#"{"vlaue":1,"id":7}"#).as_deref(), Some("7"));
+        assert_eq!(by(r#"{"value":1,"id":"a","ttl":5}"#), Some(Json::from("a")));
+        assert_eq!(by(r#"{"vlaue":1,"id":7}"#), Some(Json::from(7)));
         assert_eq!((by("ON"), by("{broken"), by(r#"{"id":[1]}"#)), (None, None, None));
         let mut named = message(r#"{"value":1,"id":[],"ttl":5}"#);
         named.properties.user.push(("id".into(), "u1".into()));
-        assert_eq!(id_of(&named).as_deref(), Some("u1"));
+        assert_eq!(id_of(&named), Some(Json::from("u1")));
     }
 
     #[test]

@@ -102,10 +102,10 @@ fn cbor(value: &Value, on: &str, off: &str, about: &About) -> Vec<u8> {
 }
 
 /// Writes the answer to a command.
-pub fn outcome(outcome: &Outcome, id: Option<&str>, time: Wall) -> Map<String, Json> {
+pub fn outcome(outcome: &Outcome, id: Option<&Json>, time: Wall) -> Map<String, Json> {
     let mut map = Map::new();
     if let Some(id) = id {
-        map.insert("id".into(), json!(id));
+        map.insert("id".into(), id.clone());
     }
     map.insert("outcome".into(), json!(outcome.kind.as_str()));
     if let Some(value) = &outcome.value {
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn an_outcome_says_why() {
         let o = Outcome::because(OutcomeKind::Rejected, "it is retained");
-        let text = Json::Object(outcome(&o, Some("a1"), Wall(0))).to_string();
+        let text = Json::Object(outcome(&o, Some(&json!("a1")), Wall(0))).to_string();
         assert_eq!(
             text,
             r#"{"id":"a1","outcome":"rejected","reason":"it is retained","time":"1970-01-01T00:00:00.000Z"}"#

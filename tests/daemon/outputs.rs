@@ -116,6 +116,10 @@ fn commands_are_answered_where_they_ask_and_executed_once() {
     assert_eq!(result(&mut all, "pump", "done", "")["id"], "u7");
     all.expect("gw/pump", "OFF");
 
+    // a number comes back as a number
+    publish(&broker, "gw/pump/set", "{\"value\":\"OFF\",\"id\":7}", &[]);
+    assert_eq!(result(&mut all, "pump", "unchanged", "")["id"], 7);
+
     // old news
     let old = "{\"value\":\"ON\",\"time\":\"2020-01-01T00:00:00Z\"}";
     publish(&broker, "gw/pump/set", old, &[]);

@@ -142,7 +142,7 @@ fn without_a_file_the_queue_of_the_state_directory_is_meant() {
     let text = here(&["status"]).with(0).text();
     assert!(text.contains("pinpost does not run") && text.contains("1 record"), "{text}");
     assert_eq!(here(&["list"]).with(0).text().lines().count(), 1);
-    assert!(here(&["purge", "--yes"]).with(0).err.contains("1 record thrown away"));
+    assert!(here(&["purge"]).with(0).err.contains("1 record thrown away"));
     let nowhere = run(home.pinpost(&["queue", "status"]).env("STATE_DIRECTORY", home.path("nowhere")), b"").with(1);
     assert!(nowhere.err.contains("with -c"), "{}", nowhere.err);
 }

@@ -203,3 +203,23 @@ fn a_limit_counts_on_over_a_reload() {
     all.until_payload("gw/sim/pin/27", "0");
     gateway.stop();
 }
+
+#[test]
+fn a_duty_and_an_angle_stay_over_a_reload() {
+    let mut broker = Mosquitto::start();
+    let devices = "devices:\n  fan: { kind: pwm, pin: 18 }\n  flap: { kind: servo, pin: 13 }\n";
+    let home = Home::simple(&broker, devices);
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    publish(&broker, "gw/fan/set", "40", &[]);
+    all.until_payload("gw/fan", "40");
+    all.until_payload("gw/sim/pin/18", "0.4");
+    publish(&broker, "gw/flap/set", "90", &[]);
+    all.until_payload("gw/flap", "90");
+    gateway.program.signal(Signal::SIGHUP);
+    assert_eq!(event(&mut all, "reload")["outcome"], "done");
+    all.expect("gw/fan", "40");
+    all.expect("gw/flap", "90");
+    all.expect("gw/sim/pin/18", "0.4");
+    gateway.stop();
+}

@@ -171,8 +171,9 @@ impl Outputs {
             let stood = output.past.as_ref().map(|p| if p.on { p.lasting } else { Setting::Off });
             return match (output.limits.scale, stood) {
                 (Scale::Switch, _) => Begin::Kept,
-                (_, Some(stood)) => Begin::At(stood),
-                (_, None) => Begin::Safe,
+                // the new file may allow less
+                (scale, Some(stood)) if scale.refuses(stood).is_none() => Begin::At(stood),
+                _ => Begin::Safe,
             };
         }
         match &output.past {

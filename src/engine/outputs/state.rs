@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Mono, OutputLimits, Setting};
+use crate::model::{Mono, OutputLimits, Scale, Setting};
 
 use super::past::{Past, Since};
 use super::{Blink, Write, text};
@@ -104,7 +104,8 @@ impl Output {
     pub(super) fn has_memory(&self) -> bool {
         let l = &self.limits;
         let times = !l.min_on.is_zero() || !l.min_off.is_zero() || l.max_on.is_some() || l.auto_off.is_some();
-        l.restore || l.interlock.is_some() || times
+        // a duty or an angle cannot be read back from the pin that a reload leaves as it is
+        l.restore || l.interlock.is_some() || times || l.scale != Scale::Switch
     }
 }
 
