@@ -48,6 +48,11 @@ pub struct RaspberryPi {
 }
 
 impl RaspberryPi {
+    /// Whether this machine is one that rppal knows.
+    pub fn known() -> bool {
+        DeviceInfo::new().is_ok()
+    }
+
     /// Finds the board and its GPIO. Several may be open at a time; they share the pins.
     pub fn open() -> Result<RaspberryPi, HalError> {
         let device = DeviceInfo::new().map_err(|_| no_board())?;
@@ -458,13 +463,13 @@ impl Armed {
 }
 
 /// Edges between two numbers that nobody saw. A number that goes back is a new count, not a loss.
-fn missed(last: u32, next: u32) -> u64 {
+pub(super) fn missed(last: u32, next: u32) -> u64 {
     let step = next.wrapping_sub(last);
     if step == 0 || step > u32::MAX / 2 { 0 } else { u64::from(step - 1) }
 }
 
 /// The instant of a time of the monotonic clock, which is also the clock of [`Instant`]. Never in the future.
-fn moment(stamp: Duration, now: Instant, clock: Duration) -> Instant {
+pub(super) fn moment(stamp: Duration, now: Instant, clock: Duration) -> Instant {
     if stamp.is_zero() {
         return now;
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::mask::Masks;
-use crate::config::raw::{Broker, FlowControl, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
+use crate::config::raw::{Backend, Broker, FlowControl, Gpio, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
 use crate::config::scalar::{Span, SyncKey};
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
@@ -26,11 +26,14 @@ use crate::hal::bus;
 use crate::hal::port::rs485::{LONGEST_DELAY, Rs485};
 use crate::hal::port::{Line, PortKind, PortSpec};
 use crate::link::LinkConfig;
-use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
+use crate::model::{DeviceId, DeviceSpec, Place, PointId, PointSpec, Problem, is_name};
 use crate::queue;
 use crate::wire::Topics;
 
 pub use explain::{explain, explain_json};
+
+/// The last BCM number of the header.
+const HEADER_LAST: u8 = 27;
 
 /// A device of a plan.
 pub struct DevicePlan {
@@ -80,6 +83,8 @@ pub struct Plan {
     pub digest: String,
     /// Whether pins are simulated.
     pub simulated: bool,
+    /// Who drives the pins.
+    pub gpio: Gpio,
     /// Pins that devices have for themselves.
     pub pins: Vec<board::PinClaim>,
     /// All ports, as they are written.
@@ -206,6 +211,7 @@ impl Resolver<'_> {
             let id = DeviceId(devices.len() as u32);
             devices.push(self.device(("devices", id, name), kind.word.name, built, &mut topics, &mut all));
         }
+        self.gpio(&pins);
         let logic = self.logic(&mut devices, &mut topics, &mut all);
         self.interlocks(&devices);
         self.own_topics(&devices, &all, &topics);
@@ -239,9 +245,28 @@ impl Resolver<'_> {
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
+            gpio: self.raw.gpio.clone(),
             pins: pins.into_iter().map(|(pin, device, place)| board::PinClaim { pin, device, place }).collect(),
             lines: ports.into_iter().filter_map(|(_, spec)| spec).collect(),
         })
+    }
+
+    /// Whether the backend has such pins.
+    fn gpio(&mut self, pins: &[(u8, String, Option<Place>)]) {
+        let gpio = &self.raw.gpio;
+        if gpio.backend == Backend::Rppal {
+            for (pin, _, place) in pins.iter().filter(|p| p.0 > HEADER_LAST) {
+                let help = "the header has BCM numbers 0 to 27; lines of another chip need `gpio: { backend: chardev }`";
+                self.problems.push(Problem::error(*place, format!("`pin`: there is no pin {pin}")).help(help));
+            }
+            if gpio.chip.is_some() {
+                let help = "write `backend: chardev` beside it, or remove it";
+                self.error(&["gpio", "chip"], "`chip` is for the character device, and rppal drives the pins", help);
+            }
+        }
+        if gpio.chip.as_deref() == Some("") {
+            self.error(&["gpio", "chip"], "`chip` is empty", "write a label, a name such as gpiochip0, or a path");
+        }
     }
 
     fn gateway_id(&mut self) -> String {

@@ -48,6 +48,12 @@ pub struct Heritage {
 }
 
 impl Heritage {
+    /// Other pins for the next daemon: what was left as it is on the old ones is not on these.
+    pub fn give_pins(&mut self, pins: Pins) {
+        self.pins = pins;
+        self.kept.clear();
+    }
+
     /// Of nobody: the first daemon of a process.
     pub(super) fn none(pins: Pins) -> Heritage {
         Heritage {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 
+use crate::config::raw::{Backend, Gpio};
 use crate::device::SafePin;
 use crate::plan::Plan;
 
@@ -96,6 +97,8 @@ fn last_applied_in(home: &Path) -> Result<Vec<Applied>, String> {
 pub struct Applied {
     /// Whether the pins were simulated: then there is nothing to drive.
     pub simulated: bool,
+    /// Who drives the pins.
+    pub gpio: Gpio,
     /// Outputs: device, pin, safe level.
     pub outputs: Vec<(String, SafePin)>,
 }
@@ -104,7 +107,7 @@ impl Applied {
     /// Of a plan.
     pub fn of(plan: &Plan) -> Applied {
         let outputs = plan.devices.iter().filter_map(|d| Some((d.spec.name.clone(), d.safe?))).collect();
-        Applied { simulated: plan.simulated, outputs }
+        Applied { simulated: plan.simulated, gpio: plan.gpio.clone(), outputs }
     }
 
     /// As it is kept.
@@ -114,7 +117,13 @@ impl Applied {
             .iter()
             .map(|(device, safe)| json!({ "device": device, "pin": safe.pin, "high": safe.high }))
             .collect();
-        json!({ "version": 1, "simulated": self.simulated, "outputs": outputs })
+        let backend = match self.gpio.backend {
+            Backend::Rppal => "rppal",
+            Backend::Chardev => "chardev",
+            Backend::Auto => "auto",
+        };
+        let gpio = json!({ "backend": backend, "chip": self.gpio.chip });
+        json!({ "version": 1, "simulated": self.simulated, "gpio": gpio, "outputs": outputs })
     }
 
     /// As it was kept; what is not understood is an error, since a wrong pin must not be driven.
@@ -127,12 +136,18 @@ impl Applied {
         let outputs = outputs
             .iter()
             .map(|o| {
-                let pin = o["pin"].as_u64().filter(|p| *p <= 27).ok_or("a pin is not a number from 0 to 27")?;
+                let pin = o["pin"].as_u64().and_then(|p| u8::try_from(p).ok());
+                let pin = pin.ok_or("a pin is not a number from 0 to 255")?;
                 let high = o["high"].as_bool().ok_or("a level is not true or false")?;
-                Ok((o["device"].as_str().unwrap_or_default().to_owned(), SafePin { pin: pin as u8, high }))
+                Ok((o["device"].as_str().unwrap_or_default().to_owned(), SafePin { pin, high }))
             })
             .collect::<Result<_, String>>()?;
-        Ok(Applied { simulated: json["simulated"].as_bool().unwrap_or(false), outputs })
+        // an older version knew rppal alone
+        let gpio = match &json["gpio"] {
+            Json::Null => Gpio::default(),
+            gpio => serde_json::from_value(gpio.clone()).map_err(|e| format!("gpio: {e}"))?,
+        };
+        Ok(Applied { gpio, simulated: json["simulated"].as_bool().unwrap_or(false), outputs })
     }
 }
 
@@ -259,7 +274,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn applied(device: &str, pin: u8) -> Applied {
-        Applied { simulated: false, outputs: vec![(device.into(), SafePin { pin, high: true })] }
+        Applied { simulated: false, gpio: Gpio::default(), outputs: vec![(device.into(), SafePin { pin, high: true })] }
     }
 
     #[test]
