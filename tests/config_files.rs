@@ -87,7 +87,7 @@ fn what_was_written_arrives_as_types() {
 
 #[test]
 fn what_is_wrong_is_left_out_and_the_rest_arrives() {
-    let text = "version: 1\nqueue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_out}\n  c: {kind: digital_out, pin: 99}\n";
+    let text = "version: 1\nqueue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_out}\n  c: {kind: digital_out, pin: 300}\n";
     let Judged { loaded, problems, .. } = check(text.as_bytes());
     assert_eq!(problems.len(), 4, "{problems:?}");
     assert_eq!(loaded.raw.queue.max_size.unwrap().0, 2 << 20);

@@ -57,7 +57,8 @@ fn chips(args: &PinsArgs, chips: &[chardev::ChipList], claims: &[PinClaim]) -> O
             .collect();
         return out::data(format!("{:#}\n", json!({ "board": model, "chips": chips })).as_bytes());
     }
-    let mut text = format!("{}: for `gpio: {{ backend: chardev }}`\n", model.as_deref().unwrap_or("not a Raspberry Pi"));
+    let mut text =
+        format!("{}: for `gpio: {{ backend: chardev }}`\n", model.as_deref().unwrap_or("not a Raspberry Pi"));
     for chip in chips {
         text.push_str(&format!("\n{} ({}), {} lines\n", chip.name, chip.label, chip.lines.len()));
         for line in &chip.lines {

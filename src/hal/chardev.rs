@@ -360,7 +360,8 @@ fn find(wanted: Option<&str>) -> Result<Chip, HalError> {
         ([], Some(e)) => return Err(e),
         ([], None) => {
             let all: Vec<_> = chips.iter().collect();
-            let there = if all.is_empty() { "there is none at all".into() } else { format!("there are: {}", list(&all)) };
+            let there =
+                if all.is_empty() { "there is none at all".into() } else { format!("there are: {}", list(&all)) };
             let which = label.map_or_else(String::new, |l| format!(" `{l}`"));
             let text = format!("no GPIO chip{which} at /dev/gpiochip*; {there}");
             return Err(HalError::new(HalErrorKind::NotFound, text));
@@ -450,7 +451,9 @@ fn errno(e: &gpiocdev::Error) -> Option<i32> {
 /// Why a chip cannot be opened.
 fn no_chip(path: &Path, e: &gpiocdev::Error) -> HalError {
     match errno(e) {
-        Some(libc::EACCES | libc::EPERM) => port::forbidden(&path.to_string_lossy(), &io::ErrorKind::PermissionDenied.into()),
+        Some(libc::EACCES | libc::EPERM) => {
+            port::forbidden(&path.to_string_lossy(), &io::ErrorKind::PermissionDenied.into())
+        }
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
             let text = format!("{} is not there; `pinpost pins` shows the chips of this machine", path.display());
             HalError::new(HalErrorKind::NotFound, text)

@@ -501,13 +501,16 @@ fn no_board() -> HalError {
     let unsupported = |text: String| HalError::new(HalErrorKind::Unsupported, text);
     let model = list::board_model();
     match (std::fs::read_to_string("/proc/cpuinfo"), model) {
-        (_, Some(model)) if model.starts_with("Raspberry Pi") => {
-            unsupported(format!("the board says it is a {model}, which rppal 0.22 does not know; use --simulate"))
-        }
+        (_, Some(model)) if model.starts_with("Raspberry Pi") => unsupported(format!(
+            "the board says it is a {model}, which rppal 0.22 does not know; write gpio: {{ backend: chardev }}, or use --simulate"
+        )),
         (Err(e), None) => unsupported(format!(
             "cannot tell whether this is a Raspberry Pi: /proc/cpuinfo: {e}; under systemd the unit must not have ProcSubset=pid"
         )),
-        (_, Some(model)) => unsupported(format!("this is not a Raspberry Pi ({model}); use --simulate")),
+        (_, Some(model)) => {
+            let help = "write gpio: { backend: chardev }, or use --simulate";
+            unsupported(format!("this is not a Raspberry Pi ({model}); {help}"))
+        }
         (Ok(_), None) => {
             unsupported(format!("this is not a Raspberry Pi ({}); use --simulate", std::env::consts::ARCH))
         }

@@ -216,7 +216,7 @@ impl Resolver<'_> {
         self.interlocks(&devices);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
-            for pin in 0..=27 {
+            for pin in (0..=HEADER_LAST).chain(pins.iter().map(|p| p.0).filter(|p| *p > HEADER_LAST)) {
                 topics.listen_sim(pin);
             }
         }
@@ -254,7 +254,7 @@ impl Resolver<'_> {
     /// Whether the backend has such pins.
     fn gpio(&mut self, pins: &[(u8, String, Option<Place>)]) {
         let gpio = &self.raw.gpio;
-        if gpio.backend == Backend::Rppal {
+        if gpio.backend == Backend::Rppal && !self.places.dropped(&["gpio", "backend"]) {
             for (pin, _, place) in pins.iter().filter(|p| p.0 > HEADER_LAST) {
                 let help = "the header has BCM numbers 0 to 27; lines of another chip need `gpio: { backend: chardev }`";
                 self.problems.push(Problem::error(*place, format!("`pin`: there is no pin {pin}")).help(help));
