@@ -13,6 +13,9 @@ use crate::config::raw::Gpio;
 use crate::hal::{Board, HalError, Level, Start, backend};
 use crate::runtime::{Applied, last_applied};
 
+/// A board, or why there is none.
+type Opened = Result<Arc<dyn Board>, HalError>;
+
 /// Arguments of `pinpost safe-state`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -47,7 +50,7 @@ pub fn run(args: &SafeStateArgs) -> Outcome {
     for Applied { gpio, outputs, .. } in real {
         by_pin.extend(outputs.into_iter().map(|o| ((gpio.chip.clone(), o.1.pin), (gpio.clone(), o))));
     }
-    let mut boards: Vec<(Gpio, Result<Arc<dyn Board>, HalError>)> = Vec::new();
+    let mut boards: Vec<(Gpio, Opened)> = Vec::new();
     let mut failed = 0;
     for (gpio, (device, safe)) in by_pin.values() {
         let at = boards.iter().position(|b| b.0 == *gpio).unwrap_or_else(|| {

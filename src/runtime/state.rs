@@ -132,21 +132,22 @@ impl Applied {
         if json["version"] != 1 {
             return Err("it is of another version".into());
         }
+        // an older version knew rppal alone
+        let gpio: Gpio = match &json["gpio"] {
+            Json::Null => Gpio::default(),
+            gpio => serde_json::from_value(gpio.clone()).map_err(|e| format!("gpio: {e}"))?,
+        };
+        let last = if gpio.backend == Backend::Rppal { 27 } else { 255 };
         let outputs = json["outputs"].as_array().ok_or("it names no outputs")?;
         let outputs = outputs
             .iter()
             .map(|o| {
-                let pin = o["pin"].as_u64().and_then(|p| u8::try_from(p).ok());
-                let pin = pin.ok_or("a pin is not a number from 0 to 255")?;
+                let pin = o["pin"].as_u64().and_then(|p| u8::try_from(p).ok()).filter(|p| *p <= last);
+                let pin = pin.ok_or_else(|| format!("a pin is not a number from 0 to {last}"))?;
                 let high = o["high"].as_bool().ok_or("a level is not true or false")?;
                 Ok((o["device"].as_str().unwrap_or_default().to_owned(), SafePin { pin, high }))
             })
             .collect::<Result<_, String>>()?;
-        // an older version knew rppal alone
-        let gpio = match &json["gpio"] {
-            Json::Null => Gpio::default(),
-            gpio => serde_json::from_value(gpio.clone()).map_err(|e| format!("gpio: {e}"))?,
-        };
         Ok(Applied { gpio, simulated: json["simulated"].as_bool().unwrap_or(false), outputs })
     }
 }
@@ -330,5 +331,20 @@ mod tests {
         fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Applied::from_json(&bytes);
         }
+    }
+
+    #[test]
+    fn the_backend_and_its_chip_are_kept_for_safe_state() {
+        for (backend, chip) in [(Backend::Chardev, Some("pinctrl-rp1")), (Backend::Auto, None), (Backend::Rppal, None)]
+        {
+            let gpio = Gpio { backend, chip: chip.map(str::to_owned) };
+            let pin = if backend == Backend::Rppal { 27 } else { 255 };
+            let applied = Applied { gpio, ..applied("pump", pin) };
+            assert_eq!(Applied::from_json(applied.to_json().to_string().as_bytes()), Ok(applied));
+        }
+        let old = r#"{"version":1,"simulated":false,"outputs":[]}"#;
+        assert_eq!(Applied::from_json(old.as_bytes()).unwrap().gpio, Gpio::default());
+        let unknown = r#"{"version":1,"gpio":{"backend":"sysfs"},"outputs":[]}"#;
+        assert!(Applied::from_json(unknown.as_bytes()).is_err());
     }
 }
