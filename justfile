@@ -52,6 +52,14 @@ crash-states n="1000000":
 broker-faults:
     cargo test --test link --test storm
 
+# Twelve ports at once with garbage, torn writes and hit frames; every reading there, none of a hit frame. Needs mosquitto.
+many-ports seconds="60":
+    MANY_PORTS_SECONDS={{seconds}} cargo test --test daemon twelve_ports -- --nocapture
+
+# A fuzz target (fuzz/targets.rs names them) for ten minutes; needs nightly and cargo-fuzz. Findings belong into fuzz/corpus.
+fuzz target seconds="600":
+    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}} -timeout=10
+
 # A week without a broker (at ten readings a second), its time compressed, through the release program. Needs mosquitto.
 week readings="6048000":
     cargo build --release

@@ -79,6 +79,7 @@ fn thinking(points: u32, filters: &str, logic: Logic) -> Engine {
         chains: (0..points).map(chain).collect(),
         logic,
         info: Info::default(),
+        home_assistant: None,
         memory: Default::default(),
         boot: Default::default(),
         abnormal: false,

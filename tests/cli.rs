@@ -6,8 +6,8 @@ use std::process::Command;
 
 use support::program::{pinpost, run};
 
-const COMMANDS: [&str; 11] =
-    ["run", "demo", "check", "explain", "schema", "pub", "sub", "broker", "ports", "pins", "safe-state"];
+const COMMANDS: [&str; 12] =
+    ["run", "demo", "check", "explain", "schema", "pub", "sub", "broker", "ports", "pins", "serial", "safe-state"];
 
 #[test]
 fn every_command_has_help_with_examples_on_stdout() {

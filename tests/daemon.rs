@@ -1,23 +1,31 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "daemon/camera.rs"]
+mod camera;
 #[path = "daemon/counters.rs"]
 mod counters;
 #[path = "support/fronts.rs"]
 mod fronts;
 #[path = "daemon/asking.rs"]
 mod asking;
+#[path = "daemon/home_assistant.rs"]
+mod home_assistant;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/kills.rs"]
 mod kills;
 #[path = "daemon/link.rs"]
 mod link;
+#[path = "daemon/many_ports.rs"]
+mod many_ports;
 #[path = "daemon/modbus.rs"]
 mod modbus;
 #[path = "daemon/outputs.rs"]
 mod outputs;
 #[path = "daemon/queue.rs"]
 mod queue;
+#[path = "daemon/relays.rs"]
+mod relays;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[path = "daemon/requests.rs"]
@@ -28,6 +36,8 @@ mod rules;
 mod sensors;
 #[path = "daemon/serial.rs"]
 mod serial;
+#[path = "daemon/sniff.rs"]
+mod sniff;
 #[path = "daemon/storm.rs"]
 mod storm;
 #[path = "daemon/transports.rs"]

@@ -16,6 +16,7 @@ mod queue;
 mod run;
 mod safe_state;
 mod schema;
+mod serial;
 mod subscribe;
 mod view;
 
@@ -115,6 +116,8 @@ enum Command {
     Broker(broker::BrokerArgs),
     /// List the serial ports with their stable names
     Ports(ports::PortsArgs),
+    /// Look at a serial line: bytes, frames, readings, and why a frame is refused
+    Serial(serial::SerialArgs),
     /// Show the header's pins and who uses them
     Pins(pins::PinsArgs),
     /// Look into the store-and-forward queue, with the daemon running or not
@@ -137,6 +140,7 @@ impl Command {
             Command::Sub(args) => subscribe::run(args),
             Command::Broker(args) => broker::run(args),
             Command::Ports(args) => ports::run(args),
+            Command::Serial(args) => serial::run(args),
             Command::Pins(args) => pins::run(args),
             Command::Queue(args) => queue::run(args),
             Command::SafeState(args) => safe_state::run(args),

@@ -24,17 +24,9 @@ pub enum Level {
 /// What pinpost will know and this version does not. Only consulted for words that the schema refuses, so a word that
 /// has been built may stand here without harm; it should go all the same.
 const LATER: &[(Level, &[&str])] = &[
-    (Level::File, &["relays", "sessions", "homeassistant", "sparkplug", "homie", "web", "metrics"]),
+    (Level::File, &["sessions", "sparkplug", "homie", "web", "metrics"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
 ];
-
-/// The same for words of a list of words, by key.
-const LATER_WORDS: &[(&str, &[&str])] = &[("payload", &["cbor"])];
-
-/// Whether a later version knows `word` as a value of `key`.
-pub fn later_word(key: &str, word: &str) -> bool {
-    LATER_WORDS.iter().any(|(k, words)| *k == key && words.contains(&word))
-}
 
 /// Whether a later version knows `word` there.
 pub fn later(level: Level, word: &str) -> bool {

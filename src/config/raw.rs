@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
+use super::flows::Relays;
 use super::logic::{Alarm, ComputedPoints, Rules};
 use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, UsbId};
 
@@ -29,6 +30,8 @@ pub struct Raw {
     pub broker: Option<Broker>,
     /// Who drives the pins.
     pub gpio: Gpio,
+    /// What Home Assistant is told; only when it is wanted.
+    pub homeassistant: Option<HomeAssistant>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -43,6 +46,9 @@ pub struct Raw {
     /// What is done by itself, with or without a broker, by name.
     #[schemars(extend("x-names" = "rule"))]
     pub rules: Rules,
+    /// Messages that are passed on, by name.
+    #[schemars(extend("x-names" = "relay"))]
+    pub relays: Relays,
 }
 
 /// Who this gateway is.
@@ -200,6 +206,20 @@ pub enum Backend {
     Auto,
 }
 
+/// What Home Assistant is told of the devices (MQTT discovery).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct HomeAssistant {
+    /// Default yes; with no, what was announced before is taken back.
+    pub enabled: Option<OnOff>,
+    /// As Home Assistant's `discovery_prefix`; default homeassistant.
+    #[schemars(extend("format" = "topic"))]
+    pub discovery_prefix: Option<String>,
+    /// Where Home Assistant says that it is online; default PREFIX/status.
+    #[schemars(extend("format" = "topic"))]
+    pub status_topic: Option<String>,
+}
+
 /// What every point takes unless it says otherwise.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -237,6 +257,8 @@ pub enum Payload {
     Plain,
     /// `{"value":…,"time":…,"seq":…,"quality":…}`.
     Json,
+    /// The same map in CBOR.
+    Cbor,
 }
 
 /// Importance of a point.

@@ -187,15 +187,12 @@ fn choose(scalar: &Scalar, leaf: &Value, shown: &str, choices: &[String]) -> Res
         }
     }
     // the caller, who knows all choices, words it anew
-    Err(unknown_word("", &scalar.text, shown, choices, None))
+    Err(unknown_word(&scalar.text, shown, choices, None))
 }
 
-/// A word that is not in the list of `key`.
-pub fn unknown_word(key: &str, text: &str, shown: &str, choices: &[String], besides: Option<&str>) -> Wrong {
+/// A word that is not in the list.
+pub fn unknown_word(text: &str, shown: &str, choices: &[String], besides: Option<&str>) -> Wrong {
     let words = || choices.iter().map(String::as_str);
-    if hint::later_word(key, text) {
-        return Wrong::new(hint::not_yet(text), Some(format!("write one of {}", hint::list(words()))));
-    }
     let besides = besides.map(|b| format!(", or {b}")).unwrap_or_default();
     let help = match hint::near(text, words()) {
         Some(near) => format!("did you mean `{near}`?"),

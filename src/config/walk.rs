@@ -188,11 +188,11 @@ impl<'s> Walker<'s> {
         let near = hint::near(&scalar.text, words.iter().map(String::as_str)).is_some();
         let wrong = match first {
             Some(wrong) if words.is_empty() => wrong,
-            Some(wrong) if !near && !hint::later_word(at.typed, &scalar.text) => {
+            Some(wrong) if !near => {
                 let help = format!("write {} or {}", hint::list(words.iter().map(String::as_str)), self.forms(&others));
                 Wrong { help: wrong.help.or(Some(help)), ..wrong }
             }
-            _ => value::unknown_word(at.typed, &scalar.text, &shown, &words, besides.as_deref()),
+            _ => value::unknown_word(&scalar.text, &shown, &words, besides.as_deref()),
         };
         let wrong = Wrong { text: format!("{}: {}", at.called(), wrong.text), ..wrong };
         self.wrong(node.place, wrong);
@@ -406,7 +406,7 @@ impl<'s> Walker<'s> {
             };
             Wrong { text, help: Some(help) }
         } else {
-            let wrong = value::unknown_word(tag, &scalar.text, &shown, &words, None);
+            let wrong = value::unknown_word(&scalar.text, &shown, &words, None);
             Wrong { text: format!("`{tag}`: {}", wrong.text), ..wrong }
         };
         self.wrong(place, wrong);

@@ -35,6 +35,7 @@ use serde_json::Value as Json;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
+use crate::codec::{Joined, Pipeline};
 use crate::config::raw::{Params, PointKeys};
 use crate::config::{Places, Word};
 use crate::hal::bus::{self, Bus};
@@ -232,6 +233,22 @@ pub trait Driver: Send + Sync {
     fn wait(&self, longest: Duration) -> Task<'_, ()> {
         Box::pin(tokio::time::sleep(longest))
     }
+    /// What it would make of its port's bytes, for who listens in its place; `None` where it reads no frames.
+    fn into_ear(self: Box<Self>) -> Option<Ear> {
+        None
+    }
+}
+
+/// A device that only listens.
+pub struct Ear {
+    /// The device's port.
+    pub port: PortSpec,
+    /// Where its stream is joined.
+    pub joined: Joined,
+    /// From bytes to readings; it gives points in the device's own order.
+    pub pipeline: Pipeline,
+    /// Whether it says nothing unless it is asked.
+    pub asked: bool,
 }
 
 /// Counters that a task raises and the hub reads.

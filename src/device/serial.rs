@@ -30,7 +30,7 @@ use crate::model::{Problem, VerbSpec};
 
 use self::keys::{CommandKeys, Polls, Reader};
 use self::talk::{Counts, Say, Script, Talk};
-use super::{Built, Context, Counters, Desk, DeviceError, Driver, Kind, PointDraft, Task};
+use super::{Built, Context, Counters, Desk, DeviceError, Driver, Ear, Kind, PointDraft, Task};
 
 /// The word.
 pub const KIND: Kind = Kind {
@@ -235,6 +235,14 @@ impl Serial {
         self.talk.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// A program begins to speak at its beginning; any other line may be joined in mid-sentence.
+    fn joined(&self) -> Joined {
+        match self.bus.spec().kind {
+            PortKind::Command { .. } => Joined::AtStart,
+            _ => Joined::Midway,
+        }
+    }
+
     /// What was heard goes into the conversation; an error ends the driver.
     fn listen(&self, heard: Heard, out: &mut Vec<Say>) -> Result<(), DeviceError> {
         if let Heard::Lost(why) = heard {
@@ -260,9 +268,7 @@ impl Driver for Serial {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
             let mut member: Member = self.bus.join().await.map_err(DeviceError)?;
-            // a program begins to speak at its beginning; any other line may be joined in mid-sentence
-            let program = matches!(self.bus.spec().kind, PortKind::Command { .. });
-            let joined = if program { Joined::AtStart } else { Joined::Midway };
+            let joined = self.joined();
             let mut out = Vec::new();
             let again = self.again.swap(true, Ordering::Relaxed);
             self.talk().want_fields(cx.wants_fields);
@@ -332,5 +338,12 @@ impl Driver for Serial {
 
     fn wait(&self, longest: Duration) -> Task<'_, ()> {
         Box::pin(self.bus.wait(longest))
+    }
+
+    fn into_ear(self: Box<Self>) -> Option<Ear> {
+        let (port, joined) = (self.bus.spec().clone(), self.joined());
+        let (mut pipeline, asked) = self.talk.into_inner().unwrap_or_else(|e| e.into_inner()).into_ear();
+        pipeline.reset(joined);
+        Some(Ear { port, joined, pipeline, asked })
     }
 }

@@ -47,11 +47,18 @@ pub struct Reply {
     pub by: Option<By>,
 }
 
-/// A rule that wishes something.
+/// Who wishes something from within.
 #[derive(Debug, Clone, PartialEq)]
 pub struct By {
     /// `rule NAME`, for the event.
     pub sender: String,
+    /// The step, where it is a rule's.
+    pub step: Option<StepAt>,
+}
+
+/// A step of a rule.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepAt {
     /// The rule, by its place.
     pub rule: usize,
     /// In which of its lists the step stands.
@@ -161,6 +168,7 @@ impl<'a> About<'a> {
 impl Engine {
     /// A message came in.
     pub(super) fn incoming(&mut self, message: Incoming, now: &Now, fx: &mut Vec<Effect>) {
+        self.relay(&message, now, fx);
         if message.retain && message.payload.is_empty() {
             // somebody takes a retained command off the broker: that is no command
             fx.push(Effect::Ack(message.ack));
@@ -183,6 +191,7 @@ impl Engine {
                 }
                 fx.push(Effect::Ack(message.ack));
             }
+            Route::HomeAssistant => self.home_assistant(&message, now, fx),
             Route::Request(verb) => self.request(&verb, &message, now, fx),
             Route::Device { device, point, verb } => {
                 let reply = self.reply_to(&message, Topics::result_of(&message.topic));
@@ -304,6 +313,29 @@ impl Engine {
         let reply = Reply { by: Some(by), ..Reply::default() };
         let asked = Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono };
         self.command(asked, &Incoming::default(), now, fx);
+    }
+
+    /// A wish that a relay takes from a message: judged with its age, as if it had come on the device's own topic.
+    pub(super) fn wish_from(
+        &mut self,
+        sender: String,
+        device: DeviceId,
+        point: Option<PointId>,
+        message: &Incoming,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let reply = Reply { by: Some(By { sender, step: None }), ..Reply::default() };
+        match command::parse(message) {
+            Ok(wish) => {
+                let reply = Reply { id: wish.id.clone(), ..reply };
+                self.command(Asked { device, point, verb: "set".into(), wish, reply, came: now.mono }, message, now, fx);
+            }
+            Err(text) => {
+                let outcome = Outcome::because(OutcomeKind::Rejected, text);
+                self.answer(About::verb(device, "set"), &reply, &outcome, now, fx);
+            }
+        }
     }
 
     /// Judges a command and has it carried out or refused.

@@ -17,7 +17,7 @@ use crate::wire::topics::check_topic;
 use crate::wire::{Record, payload};
 
 use super::bridge::lane;
-use super::commands::{By, Reply};
+use super::commands::{By, Reply, StepAt};
 use super::points::Alarm;
 use super::rules::{Branch, Rule, Step, Verdict, Watch, Worth};
 use super::{Effect, Engine, Outgoing};
@@ -37,6 +37,8 @@ pub struct Logic {
     pub rules: Vec<Rule>,
     /// What outputs require.
     pub requires: Vec<Requires>,
+    /// Relays.
+    pub relays: super::relays::Plan,
 }
 
 /// What must hold while an output is on.
@@ -322,7 +324,7 @@ impl Engine {
     /// it stood then: what `min_off` or an interlock forbids now they allow later.
     pub(super) fn unheeded(&mut self, reply: &Reply, verb: &str, outcome: &Outcome, now: &Now) {
         use OutcomeKind::{Busy, Failed, Rejected, Timeout};
-        let Some(by) = &reply.by else { return };
+        let Some(by) = reply.by.as_ref().and_then(|by| by.step) else { return };
         if verb != "set" || !matches!(outcome.kind, Rejected | Busy | Failed | Timeout) || self.stopping {
             return;
         }
@@ -397,7 +399,7 @@ impl Engine {
                 };
                 match filled {
                     Ok(value) => {
-                        let by = By { sender: format!("rule {name}"), rule, branch, step: at };
+                        let by = By { sender: format!("rule {name}"), step: Some(StepAt { rule, branch, step: at }) };
                         self.wish_by(by, *device, *point, verb, value, now, fx);
                     }
                     Err(blank) => self.rule_problem(name, &blank, now, fx),

@@ -3,14 +3,17 @@
 //!
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
 //! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
-//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]).
+//! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
+//! passes on).
 
 pub mod bridge;
 pub mod commands;
+mod discovery;
 pub mod filters;
 pub mod logic;
 pub mod outputs;
 pub mod points;
+pub mod relays;
 mod seen;
 pub mod requests;
 pub mod rules;
@@ -24,10 +27,12 @@ use crate::model::{
     Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
     Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
+use crate::wire::home_assistant::Settings;
 use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
 use commands::Commands;
+use discovery::Discovery;
 use filters::Chain;
 use logic::{Logic, Reactions};
 use outputs::{Forced, Outputs};
@@ -138,6 +143,8 @@ pub struct Setup {
     pub logic: Logic,
     /// What `bridge/info` says.
     pub info: bridge::Info,
+    /// What Home Assistant is told, where it is.
+    pub home_assistant: Option<Settings>,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
     pub memory: BTreeMap<String, serde_json::Value>,
     /// This run of the machine, and where [`Mono`] began in it.
@@ -155,7 +162,9 @@ pub struct Engine {
     outputs: Outputs,
     commands: Commands,
     bridge: Bridge,
+    discovery: Discovery,
     reactions: Reactions,
+    relays: relays::Relays,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -168,7 +177,14 @@ impl Engine {
     /// An engine for a plan.
     pub fn new(setup: Setup, now: &Now) -> Engine {
         let sources: Vec<String> = setup.points.iter().map(|p| source(&setup.devices, p)).collect();
-        let Logic { zone, alarms, payloads, computed, rules, requires } = setup.logic;
+        let discovery = Discovery::new(
+            setup.home_assistant.as_ref(),
+            &setup.info,
+            &setup.topics,
+            (&setup.devices, &setup.points),
+            &setup.memory,
+        );
+        let Logic { zone, alarms, payloads, computed, rules, requires, relays } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
@@ -177,8 +193,10 @@ impl Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
             outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
             bridge: Bridge::new(setup.info, setup.devices.len(), now.mono),
+            discovery,
             points,
             reactions,
+            relays: relays::Relays::new(relays),
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -202,7 +220,9 @@ impl Engine {
 
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
+        let start = fx.len();
         self.decide_on(event, now, fx);
+        self.relay_readings(start, now, fx);
         for (device, text) in self.outputs.take_told() {
             let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
             self.bridge.event(&self.topics, about, now, fx);
@@ -223,7 +243,7 @@ impl Engine {
             Event::LinkUp => {
                 self.up = true;
                 self.outputs.broker(true, now.mono);
-                self.bridge.announce(&self.topics, &self.devices, now, fx);
+                self.introduce(now, fx);
                 self.points.announce(self.lost, now, fx);
             }
             Event::LinkDown => {

@@ -27,6 +27,11 @@ pub enum Request {
 }
 
 impl Engine {
+    /// Tells every state, whatever the broker may know of it.
+    pub(super) fn repeat_states(&mut self, now: &Now, fx: &mut Vec<Effect>) {
+        self.points.announce(now.mono.after(Duration::from_nanos(1)), now, fx);
+    }
+
     /// A request to the gateway itself. False: it is none; the error is for the sender.
     pub(super) fn gateway_request(
         &mut self,
@@ -47,9 +52,8 @@ impl Engine {
                 return Ok(true);
             }
             "rediscover" => {
-                self.bridge.announce(&self.topics, &self.devices, now, fx);
-                // every state, whatever the broker may know of it
-                self.points.announce(now.mono.after(Duration::from_nanos(1)), now, fx);
+                self.introduce(now, fx);
+                self.repeat_states(now, fx);
                 self.answer_request(verb, reply, &Outcome::done(None), now, fx);
                 return Ok(true);
             }

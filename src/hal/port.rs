@@ -110,6 +110,18 @@ impl Line {
     }
 }
 
+impl fmt::Display for Line {
+    /// For people: `9600 8N1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parity = match self.parity {
+            Parity::None => 'N',
+            Parity::Odd => 'O',
+            Parity::Even => 'E',
+        };
+        write!(f, "{} {}{parity}{}", self.baud_rate, self.data_bits, self.stop_bits)
+    }
+}
+
 impl fmt::Display for PortKind {
     /// For people: `/dev/ttyUSB0`, `USB 0403:6001 serial A10K3`, `tcp HOST:PORT`, `program rpicam-vid`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

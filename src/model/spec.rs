@@ -46,6 +46,8 @@ pub enum PayloadFormat {
     Plain,
     /// `{"value":…,"time":…,"seq":…,"quality":…}`.
     Json,
+    /// The same map in CBOR (RFC 8949); bytes stay bytes.
+    Cbor,
 }
 
 /// One point, complete.

@@ -6,6 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::config::scalar::{Size, Span};
 use crate::engine::points::Alarm;
+use crate::engine::relays::{From, Relay, To};
 use crate::engine::rules::{Branch, Rule, Step, Trigger, Worth};
 use crate::model::{Deliver, PayloadFormat, PointId, PointSpec, Priority};
 use crate::wire::Topics;
@@ -22,6 +23,7 @@ fn words(point: &PointSpec) -> (&'static str, &'static str, &'static str) {
         match point.payload {
             PayloadFormat::Plain => "plain",
             PayloadFormat::Json => "json",
+            PayloadFormat::Cbor => "cbor",
         },
         priority_word(point.priority),
     )
@@ -91,7 +93,29 @@ pub fn explain(plan: &Plan) -> String {
             }
         }
     }
+    for relay in &plan.logic.relays.relays {
+        let _ = writeln!(out, "\nrelay {}: {}", relay.name, relay_text(plan, relay));
+    }
     out
+}
+
+fn relay_text(plan: &Plan, relay: &Relay) -> String {
+    let from = match &relay.from {
+        From::Topic(filter) => filter.as_str(),
+        From::Point(_, topic) => topic.as_str(),
+    };
+    let to = match &relay.to {
+        To::Topic(topic) => {
+            let retain = if relay.retain { ", retained" } else { "" };
+            format!("{} (qos {}{retain})", topic.text(), relay.qos.number())
+        }
+        To::Set(device, _) => {
+            format!("{} set", plan.devices.get(device.0 as usize).map_or("", |d| &d.spec.name))
+        }
+    };
+    let payload = relay.payload.as_ref().map_or(String::new(), |p| format!(" as `{}`", p.text()));
+    let when = relay.when.as_ref().map_or(String::new(), |w| format!(" when {}", w.text()));
+    format!("{from} → {to}{payload}{when}")
 }
 
 fn alarm_of(plan: &Plan, id: PointId) -> Option<&Alarm> {
@@ -188,6 +212,9 @@ pub fn explain_json(plan: &Plan) -> Json {
                 "name": rule.name, "when": rule_when(rule), "then": steps(&rule.then),
                 "otherwise": steps(&rule.otherwise),
             })
+        }).collect::<Vec<_>>(),
+        "relays": plan.logic.relays.relays.iter().map(|relay| {
+            json!({ "name": relay.name, "way": relay_text(plan, relay) })
         }).collect::<Vec<_>>(),
     })
 }

@@ -40,7 +40,7 @@ impl Resolver<'_> {
             let holds = self.expression(&["devices", &device.spec.name, "requires"], &text, &scope);
             requires.extend(holds.map(|holds| Requires { device: device.spec.id, holds }));
         }
-        Logic { zone: None, alarms, payloads: Vec::new(), computed, rules, requires }
+        Logic { zone: None, alarms, payloads: Vec::new(), computed, rules, requires, ..Logic::default() }
     }
 
     /// The names of all points. A device that was left out as wrong keeps its name, so that who names it is not wrong

@@ -5,6 +5,8 @@
 
 pub mod board;
 mod explain;
+mod flows;
+mod home_assistant;
 mod link;
 mod logic;
 mod points;
@@ -29,6 +31,7 @@ use crate::link::LinkConfig;
 use crate::model::{DeviceId, DeviceSpec, Place, PointId, PointSpec, Problem, is_name};
 use crate::queue;
 use crate::wire::Topics;
+use crate::wire::home_assistant::Settings;
 
 pub use explain::{explain, explain_json};
 
@@ -77,6 +80,8 @@ pub struct Plan {
     pub chains: Vec<Chain>,
     /// Computed points, alarms, rules.
     pub logic: Logic,
+    /// What Home Assistant is told, where it is.
+    pub home_assistant: Option<Settings>,
     /// All topics.
     pub topics: Topics,
     /// Short digest of the file's text.
@@ -212,8 +217,10 @@ impl Resolver<'_> {
             devices.push(self.device(("devices", id, name), kind.word.name, built, &mut topics, &mut all));
         }
         self.gpio(&pins);
-        let logic = self.logic(&mut devices, &mut topics, &mut all);
+        let mut logic = self.logic(&mut devices, &mut topics, &mut all);
+        logic.relays = self.relays(&devices, &all, &mut topics);
         self.interlocks(&devices);
+        let home_assistant = self.home_assistant(&devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
             for pin in (0..=HEADER_LAST).chain(pins.iter().map(|p| p.0).filter(|p| *p > HEADER_LAST)) {
@@ -225,7 +232,7 @@ impl Resolver<'_> {
         link.subscriptions = topics
             .subscriptions()
             .into_iter()
-            .map(|filter| crate::link::Subscription { filter, qos: crate::model::Qos::AtLeastOnce })
+            .map(|(filter, qos)| crate::link::Subscription { filter, qos })
             .collect();
         Some(Plan {
             id,
@@ -242,6 +249,7 @@ impl Resolver<'_> {
             values: all.values,
             chains: all.chains,
             logic,
+            home_assistant,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,

@@ -7,6 +7,7 @@ use crate::engine::filters::{BuildError, Chain};
 use crate::expr::Scope;
 use crate::model::{Deliver, DeviceId, PayloadFormat, Place, PointId, PointSpec, Priority, Problem, Qos};
 use crate::wire::Topics;
+use crate::wire::home_assistant::Hint;
 use crate::wire::topics::check_topic;
 
 use super::Resolver;
@@ -20,6 +21,7 @@ pub(super) struct Points {
     /// Where the keys of each stand, and what of them waits for the names of all points.
     pub drafts: Vec<Draft>,
     pub values: Vec<&'static str>,
+    pub hints: Vec<Hint>,
     /// Who publishes where: topic, owner, place.
     taken: Vec<(String, String, Option<Place>)>,
 }
@@ -72,6 +74,7 @@ impl Resolver<'_> {
         let payload = match keys.payload.or(defaults.payload).unwrap_or(Payload::Plain) {
             Payload::Plain => PayloadFormat::Plain,
             Payload::Json => PayloadFormat::Json,
+            Payload::Cbor => PayloadFormat::Cbor,
         };
         let expiry = keys.expiry.or(defaults.expiry).map(|s| s.0);
         let on = keys.payload_on.clone().unwrap_or_else(|| "ON".into());
@@ -125,6 +128,8 @@ impl Resolver<'_> {
             keys.filters.iter().filter_map(|f| f.word().map(|(name, value)| format!("{name} {}", value.shown())));
         all.filters.push(shown.collect());
         all.values.push(draft.values);
+        let (state_class, icon) = (keys.state_class.clone(), keys.icon.clone());
+        all.hints.push(Hint { values: draft.values, state_class, icon });
         let path = below.iter().map(|s| (*s).to_owned()).collect();
         all.drafts.push(Draft { path, filters: keys.filters.clone(), alarm: keys.alarm.clone() });
     }

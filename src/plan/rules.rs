@@ -22,10 +22,10 @@ const MOST_STEPS: usize = 100;
 const LEAST: Duration = Duration::from_secs(1);
 
 /// What a rule may name.
-struct House<'a> {
-    devices: &'a [DevicePlan],
-    all: &'a Points,
-    scope: &'a Scope,
+pub(super) struct House<'a> {
+    pub(super) devices: &'a [DevicePlan],
+    pub(super) all: &'a Points,
+    pub(super) scope: &'a Scope,
 }
 
 impl Resolver<'_> {
@@ -227,7 +227,7 @@ impl Resolver<'_> {
     }
 
     /// Finds `pump`, `weather.heater` or `weather/heater`, and whether it knows the verb.
-    fn target(
+    pub(super) fn target(
         &mut self,
         path: &[&str],
         verb: &'static str,

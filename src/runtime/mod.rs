@@ -208,6 +208,7 @@ impl Daemon {
             chains: plan.chains,
             logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
             info,
+            home_assistant: plan.home_assistant,
             memory: memory.recall(""),
             boot: clock.boot(),
             abnormal,

@@ -135,6 +135,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         chains: plan.chains,
         logic: Default::default(),
         info: Default::default(),
+        home_assistant: None,
         memory: Default::default(),
         boot: Default::default(),
         abnormal: false,

@@ -1,6 +1,8 @@
 //! MQTT WORDS, pure: topics, payloads and records. No clock, no socket.
 
 pub mod command;
+pub mod home_assistant;
+mod home_assistant_words;
 pub mod payload;
 pub mod record;
 pub mod topics;

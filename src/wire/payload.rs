@@ -1,5 +1,6 @@
 //! How a reading and an outcome are written.
 
+use ciborium::Value as Cbor;
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
 
@@ -75,7 +76,29 @@ pub fn reading(value: &Value, on: &str, off: &str, format: PayloadFormat, about:
             }
             (Json::Object(map).to_string().into_bytes(), "application/json")
         }
+        PayloadFormat::Cbor => (cbor(value, on, off, about), "application/cbor"),
     }
+}
+
+/// The map of the JSON in CBOR, its keys in the same order. Whole numbers are integers.
+fn cbor(value: &Value, on: &str, off: &str, about: &About) -> Vec<u8> {
+    let value = match value {
+        Value::Bool(b) => (if *b { on } else { off }).into(),
+        Value::Number(n) if n.fract() == 0.0 && n.abs() < 9e15 => Cbor::Integer((*n as i64).into()),
+        Value::Number(n) => Cbor::Float(*n),
+        Value::Text(t) => t.as_str().into(),
+        Value::Bytes(b) => Cbor::Bytes(b.clone()),
+    };
+    let mut map = vec![("value".into(), value), ("time".into(), time_text(about.time).into())];
+    map.extend(about.seq.map(|seq| ("seq".into(), seq.into())));
+    map.push(("quality".into(), about.quality.as_str().into()));
+    if !about.synced {
+        map.push(("clock".into(), "unsynced".into()));
+    }
+    let mut bytes = Vec::with_capacity(96);
+    // into memory nothing fails
+    let _ = ciborium::into_writer(&Cbor::Map(map), &mut bytes);
+    bytes
 }
 
 /// Writes the answer to a command.
@@ -127,6 +150,26 @@ mod tests {
         let unsynced = About { synced: false, ..ABOUT };
         let (bytes, _) = reading(&Value::Bool(true), "ON", "OFF", PayloadFormat::Json, &unsynced);
         assert!(String::from_utf8(bytes).unwrap().ends_with(r#""quality":"good","clock":"unsynced"}"#));
+    }
+
+    #[test]
+    fn cbor_is_the_same_map_and_bytes_stay_bytes() {
+        let write = |value, about| reading(&value, "open", "shut", PayloadFormat::Cbor, about);
+        let (bytes, kind) = write(Value::Bytes(vec![0xff, 0]), &ABOUT);
+        assert_eq!(kind, "application/cbor");
+        // by the tables of RFC 8949: a map of 4; texts (0x60 + length, 0x78 length), bytes (0x40 + length), 7
+        let mut wanted = b"\xa4\x65value\x42\xff\x00\x64time\x78\x182026-11-20T12:00:00.123Z".to_vec();
+        wanted.extend(b"\x63seq\x07\x67quality\x64good");
+        assert_eq!(bytes, wanted);
+        let values = [(Value::Number(23.5), json!(23.5)), (Value::Number(-4.0), json!(-4)), (Value::Bool(true), json!("open"))];
+        for (value, wanted) in values {
+            let (bytes, _) = write(value, &About { synced: false, seq: None, ..ABOUT });
+            let map: Json = ciborium::from_reader(bytes.as_slice()).unwrap();
+            let about = json!({ "time": "2026-11-20T12:00:00.123Z", "quality": "good", "clock": "unsynced" });
+            let mut whole = json!({ "value": wanted });
+            whole.as_object_mut().unwrap().extend(about.as_object().unwrap().clone());
+            assert_eq!(map, whole);
+        }
     }
 
     #[test]

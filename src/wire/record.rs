@@ -68,7 +68,11 @@ impl Record {
                 w.text(&r.topic);
                 w.u8(r.qos.number());
                 w.u8(u8::from(r.retain));
-                w.u8(matches!(r.format, PayloadFormat::Json) as u8);
+                w.u8(match r.format {
+                    PayloadFormat::Plain => 0,
+                    PayloadFormat::Json => 1,
+                    PayloadFormat::Cbor => 2,
+                });
                 w.u8(match r.quality {
                     Quality::Good => 0,
                     Quality::Bad => 1,
@@ -143,7 +147,11 @@ impl Record {
                 let topic = r.text()?;
                 let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
                 let retain = r.u8()? != 0;
-                let format = if r.u8()? == 1 { PayloadFormat::Json } else { PayloadFormat::Plain };
+                let format = match r.u8()? {
+                    1 => PayloadFormat::Json,
+                    2 => PayloadFormat::Cbor,
+                    _ => PayloadFormat::Plain,
+                };
                 let quality = match r.u8()? {
                     0 => Quality::Good,
                     1 => Quality::Bad,
@@ -320,6 +328,10 @@ mod tests {
         for v in [Value::Bool(true), Value::Text("x".into()), Value::Bytes(vec![1])] {
             let words = if matches!(v, Value::Bool(_)) { reading(v.clone()).words } else { Default::default() };
             all.push(Record::Reading(Box::new(ReadingRecord { words, ..reading(v) })));
+        }
+        for format in [PayloadFormat::Plain, PayloadFormat::Cbor] {
+            let words = Default::default();
+            all.push(Record::Reading(Box::new(ReadingRecord { words, format, ..reading(Value::Number(1.0)) })));
         }
         for record in all {
             let bytes = record.encode();

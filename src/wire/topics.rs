@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec};
+use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Qos};
 
 /// What a subscribed topic means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Route {
     Request(String),
     /// `P/sim/pin/<n>/set`: drive an input pin of the simulated board.
     SimPin(u8),
+    /// Home Assistant says whether it is there.
+    HomeAssistant,
 }
 
 /// The gateway's topics.
@@ -30,6 +32,8 @@ pub enum Route {
 pub struct Topics {
     prefix: String,
     routes: HashMap<String, Route>,
+    /// Filters that are listened to beside the routes.
+    filters: Vec<(String, Qos)>,
 }
 
 /// The verbs of `P/bridge/request/…` that are answered.
@@ -38,7 +42,7 @@ pub const REQUESTS: &[&str] = &["command", "health", "log_level", "queue", "redi
 impl Topics {
     /// Topics below `prefix`, which [`check_topic`] has passed.
     pub fn new(prefix: &str) -> Topics {
-        let mut topics = Topics { prefix: prefix.to_owned(), routes: HashMap::new() };
+        let mut topics = Topics { prefix: prefix.to_owned(), routes: HashMap::new(), filters: Vec::new() };
         for verb in REQUESTS {
             topics.routes.insert(format!("{prefix}/bridge/request/{verb}"), Route::Request((*verb).to_owned()));
         }
@@ -129,17 +133,102 @@ impl Topics {
         self.routes.insert(format!("{}/set", self.sim_pin(pin)), Route::SimPin(pin));
     }
 
+    /// Listens to Home Assistant, which says on this topic whether it is there.
+    pub fn listen_home_assistant(&mut self, status_topic: &str) {
+        self.routes.insert(status_topic.to_owned(), Route::HomeAssistant);
+    }
+
     /// What a topic means to us.
     pub fn route(&self, topic: &str) -> Option<&Route> {
         self.routes.get(topic)
     }
 
-    /// Everything to subscribe to, sorted.
-    pub fn subscriptions(&self) -> Vec<String> {
-        let mut all: Vec<_> = self.routes.keys().cloned().collect();
+    /// The first levels of every topic of the gateway's own.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Listens to a filter beside the routes, for relays and sessions.
+    pub fn listen_to(&mut self, filter: &str, qos: Qos) {
+        self.filters.push((filter.to_owned(), qos));
+    }
+
+    /// Everything to subscribe to and at which QoS, sorted. What another filter covers is left out: some brokers send
+    /// a message once for each subscription that it meets.
+    pub fn subscriptions(&self) -> Vec<(String, Qos)> {
+        let routes = self.routes.keys().map(|topic| (topic.clone(), Qos::AtLeastOnce));
+        let mut all: Vec<(String, Qos)> = Vec::new();
+        for (filter, qos) in self.filters.iter().cloned() {
+            all.retain(|(other, _)| other == &filter || !covers(&filter, other));
+            let qos = self.filters.iter().filter(|(f, _)| covers(&filter, f)).map(|(_, q)| *q).max().unwrap_or(qos);
+            match all.iter_mut().find(|(other, _)| covers(other, &filter)) {
+                Some((_, known)) => *known = qos.max(*known),
+                None => all.push((filter, qos)),
+            }
+        }
+        let free: Vec<_> = routes.filter(|(topic, _)| !all.iter().any(|(f, _)| covers(f, topic))).collect();
+        for (filter, qos) in &mut all {
+            if self.routes.keys().any(|topic| covers(filter, topic)) {
+                *qos = (*qos).max(Qos::AtLeastOnce);
+            }
+        }
+        all.extend(free);
         all.sort();
         all
     }
+}
+
+/// Whether a topic meets a filter.
+pub fn matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    !topic.contains(['+', '#']) && covers(filter, topic)
+}
+
+/// Whether a filter meets every topic that another one meets.
+pub fn covers(filter: &str, other: &str) -> bool {
+    let (mut ours, mut theirs) = (filter.split('/'), other.split('/'));
+    loop {
+        match (ours.next(), theirs.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(level)) if level != "#" => {}
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether there is a topic that meets both.
+pub fn overlap(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (a.split('/'), b.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some(x), Some(y)) if x == y || x == "+" || y == "+" => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Judges a filter to subscribe to.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    if filter.is_empty() {
+        return Err("a topic cannot be empty".into());
+    }
+    if filter.chars().any(|c| c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}')) || filter.len() > 512 {
+        return Err("a topic holds no control characters and has at most 512 bytes".into());
+    }
+    let levels: Vec<&str> = filter.split('/').collect();
+    for (i, level) in levels.iter().enumerate() {
+        if level.contains('#') && (*level != "#" || i + 1 != levels.len()) {
+            return Err("`#` stands alone in the last level".into());
+        }
+        if level.contains('+') && *level != "+" {
+            return Err("`+` stands alone in its level".into());
+        }
+    }
+    Ok(())
 }
 
 /// Whether an answer can be published on a topic that a sender has named. MQTT allows more than we would write.
@@ -184,6 +273,37 @@ mod tests {
     fn an_answer_goes_where_mqtt_allows_it() {
         assert!(can_answer_on("/answers//7") && can_answer_on("$aws/x"));
         assert!(!can_answer_on("") && !can_answer_on("a/+") && !can_answer_on("a\0b"));
+    }
+
+    #[test]
+    fn filters_meet_cover_and_overlap_as_mqtt_has_it() {
+        for (filter, topic, meets) in [
+            ("a/+/c", "a/b/c", true),
+            ("a/#", "a", true),
+            ("a/#", "a/b/c", true),
+            ("a/+", "a", false),
+            ("+/b", "a/b/c", false),
+            ("#", "$SYS/broker", false),
+            ("$SYS/#", "$SYS/broker", true),
+        ] {
+            assert_eq!(matches(filter, topic), meets, "{filter} {topic}");
+        }
+        assert!(covers("a/+", "a/b") && covers("#", "a/+") && !covers("a/+", "a/#") && !covers("a/b", "a/+"));
+        assert!(overlap("a/+", "+/b") && overlap("a/b/c", "a/#") && !overlap("a/+", "b/+") && !overlap("a", "a/b"));
+        for bad in ["", "a#", "#/a", "a+/b", "a\nb"] {
+            assert!(check_filter(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_filter("+/tele/#").is_ok());
+    }
+
+    #[test]
+    fn what_another_filter_covers_is_not_subscribed_twice() {
+        let mut topics = Topics::new("gw");
+        topics.listen_to("a/b", Qos::ExactlyOnce);
+        topics.listen_to("a/+", Qos::AtMostOnce);
+        topics.listen_to("gw/#", Qos::AtMostOnce);
+        let want = [("a/+", Qos::ExactlyOnce), ("gw/#", Qos::AtLeastOnce)];
+        assert_eq!(topics.subscriptions(), want.map(|(f, q)| (f.to_owned(), q)));
     }
 
     #[test]

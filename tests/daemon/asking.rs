@@ -17,10 +17,10 @@ use crate::support::mosquitto::Mosquitto;
 
 /// What an instrument answers to what it has heard so far: it takes whole requests off the front, and says after how
 /// long it sends what.
-type Manners = dyn FnMut(&mut Vec<u8>) -> Vec<(u64, Vec<u8>)> + Send;
+pub(crate) type Manners = dyn FnMut(&mut Vec<u8>) -> Vec<(u64, Vec<u8>)> + Send;
 
 /// An instrument at the other end of a line. It insists on one speaker at a time.
-struct Instrument {
+pub(crate) struct Instrument {
     stop: Arc<AtomicBool>,
     /// Requests that came while it had still to answer.
     interrupted: Arc<AtomicU32>,
@@ -30,7 +30,7 @@ struct Instrument {
 }
 
 impl Instrument {
-    fn on(pty: &Pty, mut manners: Box<Manners>) -> Instrument {
+    pub(crate) fn on(pty: &Pty, mut manners: Box<Manners>) -> Instrument {
         let open = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(pty.name()).unwrap();
         let (stop, interrupted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let mut line: File = pty.master();
@@ -64,7 +64,7 @@ impl Instrument {
         Instrument { stop, interrupted, thread: Some(thread), _open: open }
     }
     /// One that answers lines.
-    fn of_lines(pty: &Pty, mut answer: impl FnMut(&str) -> Option<(u64, String)> + Send + 'static) -> Instrument {
+    pub(crate) fn of_lines(pty: &Pty, mut answer: impl FnMut(&str) -> Option<(u64, String)> + Send + 'static) -> Instrument {
         Instrument::on(
             pty,
             Box::new(move |heard| {
@@ -79,7 +79,7 @@ impl Instrument {
         )
     }
     /// Ends it; nobody interrupted it.
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
         assert_eq!(self.interrupted.load(Ordering::Relaxed), 0, "it was asked before it had answered");
@@ -98,7 +98,7 @@ fn begin(broker: &mut Mosquitto, home: &Home) -> (Watch, Gateway) {
 }
 
 /// Answers as an MH-Z19 does, 401 ppm first and then one more each time; every third frame has a flipped bit.
-fn co2() -> Box<Manners> {
+pub(crate) fn co2() -> Box<Manners> {
     // bytes of the MH-Z19's data sheet: ff 86 HIGH LOW … CHECK
     let mut asked = 0u16;
     Box::new(move |heard| {

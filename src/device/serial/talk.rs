@@ -194,6 +194,11 @@ impl Talk {
         Talk { pipeline, state }
     }
 
+    /// Its pipeline, for who only listens, and whether it asks.
+    pub fn into_ear(self) -> (Pipeline, bool) {
+        (self.pipeline, !self.state.script.polls.is_empty())
+    }
+
     /// Somebody reads all fields of the frames.
     pub fn want_fields(&mut self, wanted: bool) {
         self.state.wants_fields = wanted;

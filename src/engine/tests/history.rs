@@ -61,7 +61,7 @@ impl House {
         };
         let checked = check(text.as_bytes(), &ask);
         let Some(plan) = checked.plan else { panic!("{:#?}", checked.problems) };
-        let Plan { topics, devices, points, chains, logic, .. } = plan;
+        let Plan { topics, devices, points, chains, logic, home_assistant, .. } = plan;
         let zone = Some(Zone(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()));
         let now = Now { wall: Wall(NOON), mono: Mono::default(), synced: true };
         let devices: Vec<_> = devices.into_iter().map(|d| d.spec).collect();
@@ -82,6 +82,7 @@ impl House {
                     chains,
                     logic: Logic { zone, ..logic },
                     info,
+                    home_assistant,
                     memory: Default::default(),
                     boot: Default::default(),
                     abnormal: false,

@@ -71,7 +71,7 @@ fn open_now(root: &Path, path: &str, line: Line) -> Result<Tty, HalError> {
         explain(root, path).unwrap_or_else(|| {
             HalError::new(
                 HalErrorKind::Unsupported,
-                format!("{path} does not take {} {}: {e}", line.baud_rate, words(line)),
+                format!("{path} does not take {line}: {e}"),
             )
         })
     })?;
@@ -88,16 +88,6 @@ fn open_now(root: &Path, path: &str, line: Line) -> Result<Tty, HalError> {
     }
     stream.clear(ClearBuffer::Input).map_err(|e| HalError::new(HalErrorKind::Io, format!("{path}: {e}")))?;
     Ok(Tty { stream, line })
-}
-
-/// `8N1`.
-fn words(line: Line) -> String {
-    let parity = match line.parity {
-        Parity::None => 'N',
-        Parity::Odd => 'O',
-        Parity::Even => 'E',
-    };
-    format!("{}{parity}{}", line.data_bits, line.stop_bits)
 }
 
 fn builder(path: &str, line: Line) -> tokio_serial::SerialPortBuilder {

@@ -86,5 +86,5 @@ fn a_forbidden_port_says_which_group_to_join() {
 fn a_line_counts_its_bits() {
     assert_eq!(Line::default().bits_per_byte(), 10);
     let line = Line { parity: Parity::Even, stop_bits: 2, ..Line::default() };
-    assert_eq!((line.bits_per_byte(), words(line).as_str()), (12, "8E2"));
+    assert_eq!((line.bits_per_byte(), line.to_string().as_str()), (12, "9600 8E2"));
 }
