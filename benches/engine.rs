@@ -294,8 +294,13 @@ fn next_wake_of_so_many_points(bencher: Bencher, points: u32) {
     let heartbeat = r#"[{"scale": 1.8}, {"round": 1}, {"heartbeat": "5m"}]"#;
     let mut engine = engine(points, heartbeat);
     for id in 0..points {
-        let event =
-            Event::Reading { point: PointId(id), value: number(1), quality: Quality::Good, taken: now(1).stamp(), frame: Frame::default() };
+        let event = Event::Reading {
+            point: PointId(id),
+            value: number(1),
+            quality: Quality::Good,
+            taken: now(1).stamp(),
+            frame: Frame::default(),
+        };
         engine.handle(event, &now(1), &mut Vec::new());
     }
     bencher.bench_local(|| black_box(black_box(&engine).next_wake()));

@@ -53,7 +53,7 @@
 //! | cli | all |
 //!
 //! Members of an open list do not name each other. No clock, task, file or socket in model, codec, wire, expr and engine.
-//! Crates with one door: rppal and tokio-serial in hal, rumqttc and rumqttd in link, the YAML parsers in config, minijinja
+//! Crates with one door: rppal, gpiocdev and tokio-serial in hal, rumqttc and rumqttd in link, the YAML parsers in config, minijinja
 //! in expr, the journal in logging.
 //!
 //! # A frame's way up

@@ -46,6 +46,8 @@ const PARAMS: &[&str] = &["scalar", "raw", "Word", "Places", "near"];
 /// Crates with one door: only this room names them.
 const DOORS: &[(&str, &str)] = &[
     ("rppal", "hal"),
+    ("gpiocdev", "hal"),
+    ("gpiocdev_uapi", "hal"),
     ("tokio_serial", "hal"),
     ("rumqttc", "link"),
     ("rumqttd", "link"),

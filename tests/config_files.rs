@@ -87,7 +87,7 @@ fn what_was_written_arrives_as_types() {
 
 #[test]
 fn what_is_wrong_is_left_out_and_the_rest_arrives() {
-    let text = "version: 1\nqueue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_out}\n  c: {kind: digital_out, pin: 99}\n";
+    let text = "version: 1\nqueue: {max_age: 7, max_size: 2MiB}\ndevices:\n  a: {kind: digital_in, pin: 1, pull: x}\n  b: {kind: digital_out}\n  c: {kind: digital_out, pin: 300}\n";
     let Judged { loaded, problems, .. } = check(text.as_bytes());
     assert_eq!(problems.len(), 4, "{problems:?}");
     assert_eq!(loaded.raw.queue.max_size.unwrap().0, 2 << 20);
@@ -199,14 +199,11 @@ fn other_tools_words_come_to_the_same_plan() {
 }
 
 #[test]
-fn of_the_page_for_users_only_what_is_still_to_come_is_refused() {
+fn the_file_of_the_page_for_users_can_be_run() {
+    // its secret and its certificates are not there: that is said, and stops nobody
     let path = root().join("tests/configs/invalid/product.yaml");
     let judged = check(&config::read(&path).unwrap());
-    let errors: Vec<_> = judged.problems.iter().filter(|p| !p.warning).collect();
-    assert!(!errors.is_empty());
-    for problem in errors {
-        assert!(problem.text.contains("not supported by this version"), "{}", judged.report("product.yaml"));
-    }
+    assert!(judged.runs && judged.problems.iter().all(|p| p.warning), "{}", judged.report("product.yaml"));
 }
 
 #[test]

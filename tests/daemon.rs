@@ -1,13 +1,13 @@
 //! The whole daemon, `pinpost run --simulate`, against a real mosquitto, real ptys and foreign clients.
 
+#[path = "daemon/asking.rs"]
+mod asking;
 #[path = "daemon/camera.rs"]
 mod camera;
 #[path = "daemon/counters.rs"]
 mod counters;
 #[path = "support/fronts.rs"]
 mod fronts;
-#[path = "daemon/asking.rs"]
-mod asking;
 #[path = "daemon/home_assistant.rs"]
 mod home_assistant;
 #[path = "daemon/inputs.rs"]
@@ -40,6 +40,6 @@ mod serial;
 mod sniff;
 #[path = "daemon/storm.rs"]
 mod storm;
+mod support;
 #[path = "daemon/transports.rs"]
 mod transports;
-mod support;

@@ -296,7 +296,10 @@ fn a_machine_that_is_no_pi_is_told_to_simulate() {
         std::fs::write(pi.dir().join("model"), "Pine64 Rock64\0").unwrap();
         let e = RaspberryPi::open().err().unwrap();
         assert_eq!(e.kind, HalErrorKind::Unsupported);
-        assert_eq!(e.text, "this is not a Raspberry Pi (Pine64 Rock64); use --simulate");
+        assert_eq!(
+            e.text,
+            "this is not a Raspberry Pi (Pine64 Rock64); write gpio: { backend: chardev }, or use --simulate"
+        );
         std::fs::write(pi.dir().join("model"), "Raspberry Pi 6 Model B\0").unwrap();
         assert!(RaspberryPi::open().err().unwrap().text.contains("Raspberry Pi 6 Model B, which rppal"));
         for file in ["cpuinfo", "model"] {

@@ -257,7 +257,10 @@ fn after_a_hang_a_panic_or_a_kill_every_kind_of_output_is_safe_in_an_instant() {
             best = best.min(begun.elapsed());
         }
         // pulses have nobody left to make them: off, whatever the duty of `safe`
-        assert_eq!([27, 22, 23, 24].map(|pin| (pi.mode(pin), pi.level(pin))), [(1, false), (1, false), (1, true), (1, false)]);
+        assert_eq!(
+            [27, 22, 23, 24].map(|pin| (pi.mode(pin), pi.level(pin))),
+            [(1, false), (1, false), (1, true), (1, false)]
+        );
         eprintln!("after {end}: safe-state took {best:?}");
         assert!(best < Duration::from_millis(50), "safe-state took {best:?}");
         while said(Duration::from_millis(1)).is_some() {}

@@ -105,7 +105,8 @@ impl BrokerOptions {
         options.version = self.version;
         options.client_id = self.id.clone();
         options.login = login;
-        options.tls = TlsFiles { ca: self.cafile.clone(), cert: self.cert.clone(), key: self.key.clone(), ..TlsFiles::default() };
+        options.tls =
+            TlsFiles { ca: self.cafile.clone(), cert: self.cert.clone(), key: self.key.clone(), ..TlsFiles::default() };
         Ok(Target { options, topic })
     }
 

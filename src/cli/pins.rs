@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{DEFAULT_FILE, Outcome, file, out};
 use crate::config::When;
 use crate::hal::boards::{self, BoardTable};
-use crate::hal::{device_tree, list};
+use crate::hal::{chardev, device_tree, list};
 use crate::plan::board::PinClaim;
 
 /// Arguments of `pinpost pins`.
@@ -40,10 +40,51 @@ fn claims(args: &PinsArgs) -> Result<Vec<PinClaim>, super::Failure> {
     }
 }
 
+/// The chips of a machine without a header that is known, and their lines.
+fn chips(args: &PinsArgs, chips: &[chardev::ChipList], claims: &[PinClaim]) -> Outcome {
+    let model = list::board_model();
+    let device = |pin: u32| claims.iter().find(|c| u32::from(c.pin) == pin).map(|c| c.device.as_str());
+    if args.json {
+        let line = |l: &chardev::LineList| {
+            json!({
+                "pin": l.pin, "name": l.name, "device": device(l.pin),
+                "used_by": l.user, "output": l.user.as_ref().map(|_| l.output),
+            })
+        };
+        let chips: Vec<_> = chips
+            .iter()
+            .map(|c| json!({ "name": c.name, "label": c.label, "pins": c.lines.iter().map(line).collect::<Vec<_>>() }))
+            .collect();
+        return out::data(format!("{:#}\n", json!({ "board": model, "chips": chips })).as_bytes());
+    }
+    let mut text =
+        format!("{}: for `gpio: {{ backend: chardev }}`\n", model.as_deref().unwrap_or("not a Raspberry Pi"));
+    for chip in chips {
+        text.push_str(&format!("\n{} ({}), {} lines\n", chip.name, chip.label, chip.lines.len()));
+        for line in &chip.lines {
+            let mut notes: Vec<String> = device(line.pin).map(|d| format!("device `{d}`")).into_iter().collect();
+            notes.extend(line.user.as_deref().map(|user| match user {
+                "" => "in use by the kernel".to_owned(),
+                user => format!("in use by {user}{}", if line.output { " (output)" } else { "" }),
+            }));
+            let notes = if notes.is_empty() { String::new() } else { format!("   <- {}", notes.join(", ")) };
+            text.push_str(format!("{:>5}  {}{notes}", line.pin, line.name).trim_end());
+            text.push('\n');
+        }
+    }
+    out::data(text.as_bytes())
+}
+
 /// Shows the pins.
 pub fn run(args: &PinsArgs) -> Outcome {
     let claims = claims(args)?;
     let here = args.board.is_none();
+    if here && boards::here().is_none() {
+        let found = chardev::list();
+        if !found.is_empty() {
+            return chips(args, &found, &claims);
+        }
+    }
     let model = if here { list::board_model() } else { None };
     let board = args.board.or_else(boards::here);
     let (users, taken) = if here { (list::pin_users(), device_tree::taken()) } else { (Vec::new(), Vec::new()) };

@@ -8,11 +8,11 @@ use serde_json::{Map, Value as Json, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigOption, Failure, Outcome, block_on, exit, file};
+use crate::config::raw::Gpio;
 use crate::config::{self, When, report};
 use crate::engine::commands::Reply;
-use crate::hal::NoBoard;
 use crate::hal::machine::Machine;
-use crate::hal::raspberry_pi::RaspberryPi;
+use crate::hal::{NoBoard, backend};
 use crate::model::Problem;
 use crate::plan::{Checked, Plan};
 use crate::runtime::{Daemon, Happened, Pins};
@@ -44,7 +44,8 @@ pub fn run(args: &RunArgs) -> Outcome {
     crate::logging::init(log::LevelFilter::Info);
     let bytes = file::read(&args.config.file)?;
     let plan = file::plan_of(&bytes, &args.config.file, When::Run, args.simulate)?;
-    let house = House { file: args.config.file.clone(), simulate: args.simulate, running: bytes };
+    let gpio = plan.gpio.clone();
+    let house = House { file: args.config.file.clone(), simulate: args.simulate, gpio, running: bytes };
     block_on(serve(house, plan))
 }
 
@@ -53,7 +54,7 @@ async fn serve(mut house: House, plan: Plan) -> Outcome {
     let mut terminate = watch(SignalKind::terminate())?;
     let mut interrupt = watch(SignalKind::interrupt())?;
     let mut hangup = watch(SignalKind::hangup())?;
-    let pins = if house.simulate { simulated()? } else { raspberry_pi() };
+    let pins = if house.simulate { simulated()? } else { pins_of(&plan.gpio) };
     let (id, devices) = (plan.id.clone(), plan.devices.len());
     log::info!(gateway = id.as_str(), devices, board = pins.board.describe().as_str(); "pinpost {} runs", env!("CARGO_PKG_VERSION"));
     let mut daemon = Daemon::start(plan, pins).map_err(|e| Failure::failed(e.to_string()))?;
@@ -63,7 +64,7 @@ async fn serve(mut house: House, plan: Plan) -> Outcome {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => daemon = house.reload(daemon, None).await?,
             happened = daemon.happens() => match happened {
-                Happened::Reload(reply) => daemon = house.reload(daemon, Some(reply)).await?,
+                Happened::Reload(reply) => daemon = house.reload(daemon, Some(*reply)).await?,
                 Happened::Failed => {
                     daemon.abandon();
                     return Err(Failure { code: exit::INTERNAL, text: "a vital part has failed".into() });
@@ -81,6 +82,8 @@ async fn serve(mut house: House, plan: Plan) -> Outcome {
 struct House {
     file: PathBuf,
     simulate: bool,
+    /// Who drives the pins.
+    gpio: Gpio,
     /// The text that runs: what is left if a new one cannot be started.
     running: Vec<u8>,
 }
@@ -123,11 +126,17 @@ impl House {
         if let Some(reply) = reply {
             daemon.answer(reply, done.clone()).await;
         }
+        let gpio = plan.gpio.clone();
+        let other = !self.simulate && gpio != self.gpio;
         let mut heritage = daemon.hand_over(&plan).await;
+        if other {
+            heritage.give_pins(pins_of(&gpio));
+        }
         let why = match Daemon::resume(plan, &mut heritage) {
             Ok(daemon) => {
                 log::info!(config = digest.as_str(), devices; "the new file runs");
                 self.running = bytes;
+                self.gpio = gpio;
                 daemon.say(event(&done)).await;
                 return Ok(daemon);
             }
@@ -136,6 +145,9 @@ impl House {
         log::error!("the new file cannot be started: {why}; back to the old one");
         let old = file::check_of(&self.running, &self.file, When::Run, self.simulate).plan;
         let old = old.ok_or_else(|| Failure::failed(format!("{why}; and the old one cannot be read any more")))?;
+        if other {
+            heritage.give_pins(pins_of(&self.gpio));
+        }
         let daemon = Daemon::resume(old, &mut heritage).map_err(|e| Failure::failed(e.to_string()))?;
         let failed = told("failed", &[("reason", json!(format!("{why}; the old one goes on")))]);
         daemon.say(event(&failed)).await;
@@ -168,10 +180,10 @@ fn simulated() -> Result<Pins, Failure> {
     Ok(pins)
 }
 
-/// The pins of this Pi. Where there are none, devices on pins are offline and say why, and the rest runs.
-fn raspberry_pi() -> Pins {
-    match RaspberryPi::open() {
-        Ok(board) => Pins { board: Arc::new(board), sim: None, machine: Machine::here() },
+/// The pins of this machine. Where there are none, devices on pins are offline and say why, and the rest runs.
+fn pins_of(gpio: &Gpio) -> Pins {
+    match backend::open(gpio) {
+        Ok(board) => Pins { board, sim: None, machine: Machine::here() },
         Err(e) => {
             log::warn!("no pins: {e}");
             Pins { board: Arc::new(NoBoard::because(e)), sim: None, machine: Machine::here() }

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::out::say;
 use super::{Failure, Outcome, file};
 use crate::config::When;
-use crate::hal::raspberry_pi::RaspberryPi;
-use crate::hal::{Board, Level, Start};
+use crate::config::raw::Gpio;
+use crate::hal::{Board, HalError, Level, Start, backend};
 use crate::runtime::{Applied, last_applied};
+
+/// A board, or why there is none.
+type Opened = Result<Arc<dyn Board>, HalError>;
 
 /// Arguments of `pinpost safe-state`.
 #[derive(Debug, Args)]
@@ -42,14 +46,26 @@ pub fn run(args: &SafeStateArgs) -> Outcome {
         say("the pins were simulated; there is nothing to drive");
     }
     // where two say something of a pin, the later one holds
-    let by_pin: BTreeMap<u8, _> = real.into_iter().flat_map(|a| a.outputs).map(|o| (o.1.pin, o)).collect();
-    let outputs: Vec<_> = by_pin.into_values().collect();
-    if outputs.is_empty() {
-        return Ok(());
+    let mut by_pin = BTreeMap::new();
+    for Applied { gpio, outputs, .. } in real {
+        by_pin.extend(outputs.into_iter().map(|o| ((gpio.chip.clone(), o.1.pin), (gpio.clone(), o))));
     }
-    let board = RaspberryPi::open().map_err(|e| Failure::failed(e.text))?;
+    let mut boards: Vec<(Gpio, Opened)> = Vec::new();
     let mut failed = 0;
-    for (device, safe) in &outputs {
+    for (gpio, (device, safe)) in by_pin.values() {
+        let at = boards.iter().position(|b| b.0 == *gpio).unwrap_or_else(|| {
+            boards.push((gpio.clone(), backend::open(gpio)));
+            boards.len() - 1
+        });
+        let board = match boards.get(at).map(|b| &b.1) {
+            Some(Ok(board)) => board,
+            Some(Err(e)) => {
+                failed += 1;
+                say(&format!("{device}: {e}"));
+                continue;
+            }
+            None => continue,
+        };
         let level = if safe.high { Level::High } else { Level::Low };
         match board.output(safe.pin, Start::At(level)).and_then(|pin| pin.read()) {
             Ok(read) if read == level => say(&format!("{device}: GPIO{} is {}", safe.pin, word(level))),

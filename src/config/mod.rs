@@ -10,8 +10,8 @@
 
 pub mod alias;
 pub mod env;
-mod hint;
 pub mod flows;
+mod hint;
 pub mod logic;
 pub mod mask;
 mod places;
@@ -136,7 +136,9 @@ fn deserialise(mut value: serde_yaml::Value, places: &mut Places, problems: &mut
         let path: Vec<&str> = steps.iter().map(String::as_str).collect();
         problems.push(Problem::error(places.value(&path), error.inner().to_string()));
         let cut: Vec<String> = match path.as_slice() {
-            [list @ ("devices" | "ports" | "computed" | "rules" | "relays"), name, ..] => vec![(*list).into(), (*name).into()],
+            [list @ ("devices" | "ports" | "computed" | "rules" | "relays"), name, ..] => {
+                vec![(*list).into(), (*name).into()]
+            }
             [section, ..] => vec![(*section).into()],
             [] => break,
         };

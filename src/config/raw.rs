@@ -28,6 +28,8 @@ pub struct Raw {
     pub queue: Queue,
     /// The embedded broker; only when it is wanted.
     pub broker: Option<Broker>,
+    /// Who drives the pins.
+    pub gpio: Gpio,
     /// What Home Assistant is told; only when it is wanted.
     pub homeassistant: Option<HomeAssistant>,
     /// What every point takes unless it says otherwise.
@@ -178,6 +180,30 @@ pub enum WhenFull {
 pub struct Broker {
     /// Address to listen on; default 127.0.0.1:1883.
     pub listen: Option<String>,
+}
+
+/// Who drives the pins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Gpio {
+    /// Default rppal.
+    pub backend: Backend,
+    /// For chardev: the chip's label (`pinctrl-rp1`), name (`gpiochip0`) or path; default: the header's chip of a
+    /// Raspberry Pi, or the only one.
+    pub chip: Option<String>,
+}
+
+/// How the pins are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// The registers of a Raspberry Pi.
+    #[default]
+    Rppal,
+    /// The kernel's GPIO character device, on any board; a pin is a line's number on the chip.
+    Chardev,
+    /// rppal where it knows the board, else chardev.
+    Auto,
 }
 
 /// What Home Assistant is told of the devices (MQTT discovery).

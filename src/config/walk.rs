@@ -496,7 +496,8 @@ impl<'s> Walker<'s> {
             self.wrong(entry.place, wrong);
             return false;
         }
-        if matches!(at.path().as_slice(), ["devices"] | ["computed"]) && matches!(entry.key.as_str(), "bridge" | "sim") {
+        if matches!(at.path().as_slice(), ["devices"] | ["computed"]) && matches!(entry.key.as_str(), "bridge" | "sim")
+        {
             let text = format!("a device cannot be called {shown}: those topics are pinpost's own");
             self.report(Problem::error(Some(entry.place), text).help("choose another name"));
             return false;

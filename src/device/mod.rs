@@ -44,8 +44,7 @@ use crate::hal::port::PortSpec;
 use crate::hal::{Board, HalError};
 use crate::model::{
     Action, Begin, DeviceCounters, DeviceId, DeviceStatus, Frame, OutcomeKind, OutputLimits, Place, PointId, Problem,
-    Quality,
-    Refusal, Stamp, Ticket, Value, VerbSpec,
+    Quality, Refusal, Stamp, Ticket, Value, VerbSpec,
 };
 
 /// A word of the list of kinds.

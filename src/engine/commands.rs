@@ -329,7 +329,12 @@ impl Engine {
         match command::parse(message) {
             Ok(wish) => {
                 let reply = Reply { id: wish.id.clone(), ..reply };
-                self.command(Asked { device, point, verb: "set".into(), wish, reply, came: now.mono }, message, now, fx);
+                self.command(
+                    Asked { device, point, verb: "set".into(), wish, reply, came: now.mono },
+                    message,
+                    now,
+                    fx,
+                );
             }
             Err(text) => {
                 let outcome = Outcome::because(OutcomeKind::Rejected, text);
@@ -602,14 +607,7 @@ impl Engine {
     }
 
     /// Answers a request that is about no device.
-    pub(super) fn answer_request(
-        &self,
-        verb: &str,
-        reply: &Reply,
-        outcome: &Outcome,
-        now: &Now,
-        fx: &mut Vec<Effect>,
-    ) {
+    pub(super) fn answer_request(&self, verb: &str, reply: &Reply, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
         self.answer(About { device: None, verb, wished: None }, reply, outcome, now, fx);
     }
 

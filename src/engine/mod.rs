@@ -14,10 +14,10 @@ pub mod logic;
 pub mod outputs;
 pub mod points;
 pub mod relays;
-mod seen;
 pub mod requests;
 pub mod rules;
 pub mod schedule;
+mod seen;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -280,9 +280,9 @@ impl Engine {
             self.reactions.next_wake(),
             bridge,
         ]
-            .into_iter()
-            .flatten()
-            .min()
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether devices still owe answers.

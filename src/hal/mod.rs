@@ -1,5 +1,5 @@
-//! DOORS TO HARDWARE. A [`Board`] gives pins; [`port`] gives byte streams. The only room that names `rppal` and
-//! `tokio-serial`.
+//! DOORS TO HARDWARE. A [`Board`] gives pins; [`port`] gives byte streams. The only room that names `rppal`,
+//! `gpiocdev` and `tokio-serial`.
 //!
 //! Levels are physical here and nowhere else. Every backend keeps the same promises:
 //! - an output is taken over with its first level already set, so that nothing clicks;
@@ -7,8 +7,10 @@
 //! - an edge that could not be kept is counted ([`EdgeReceiver::take_lost`]), never silently gone;
 //! - no call blocks for longer than a register access or an ioctl.
 
+pub mod backend;
 pub mod boards;
 pub mod bus;
+pub mod chardev;
 pub mod chip;
 pub mod device_tree;
 pub mod list;

@@ -48,6 +48,11 @@ pub struct RaspberryPi {
 }
 
 impl RaspberryPi {
+    /// Whether this machine is one that rppal knows.
+    pub fn known() -> bool {
+        DeviceInfo::new().is_ok()
+    }
+
     /// Finds the board and its GPIO. Several may be open at a time; they share the pins.
     pub fn open() -> Result<RaspberryPi, HalError> {
         let device = DeviceInfo::new().map_err(|_| no_board())?;
@@ -458,13 +463,13 @@ impl Armed {
 }
 
 /// Edges between two numbers that nobody saw. A number that goes back is a new count, not a loss.
-fn missed(last: u32, next: u32) -> u64 {
+pub(super) fn missed(last: u32, next: u32) -> u64 {
     let step = next.wrapping_sub(last);
     if step == 0 || step > u32::MAX / 2 { 0 } else { u64::from(step - 1) }
 }
 
 /// The instant of a time of the monotonic clock, which is also the clock of [`Instant`]. Never in the future.
-fn moment(stamp: Duration, now: Instant, clock: Duration) -> Instant {
+pub(super) fn moment(stamp: Duration, now: Instant, clock: Duration) -> Instant {
     if stamp.is_zero() {
         return now;
     }
@@ -496,13 +501,16 @@ fn no_board() -> HalError {
     let unsupported = |text: String| HalError::new(HalErrorKind::Unsupported, text);
     let model = list::board_model();
     match (std::fs::read_to_string("/proc/cpuinfo"), model) {
-        (_, Some(model)) if model.starts_with("Raspberry Pi") => {
-            unsupported(format!("the board says it is a {model}, which rppal 0.22 does not know; use --simulate"))
-        }
+        (_, Some(model)) if model.starts_with("Raspberry Pi") => unsupported(format!(
+            "the board says it is a {model}, which rppal 0.22 does not know; write gpio: {{ backend: chardev }}, or use --simulate"
+        )),
         (Err(e), None) => unsupported(format!(
             "cannot tell whether this is a Raspberry Pi: /proc/cpuinfo: {e}; under systemd the unit must not have ProcSubset=pid"
         )),
-        (_, Some(model)) => unsupported(format!("this is not a Raspberry Pi ({model}); use --simulate")),
+        (_, Some(model)) => {
+            let help = "write gpio: { backend: chardev }, or use --simulate";
+            unsupported(format!("this is not a Raspberry Pi ({model}); {help}"))
+        }
         (Ok(_), None) => {
             unsupported(format!("this is not a Raspberry Pi ({}); use --simulate", std::env::consts::ARCH))
         }

@@ -37,6 +37,10 @@ impl Checked {
 }
 
 fn judge(plan: &Plan, board: &BoardTable, taken: &[Taken]) -> Vec<Problem> {
+    if plan.gpio.chip.as_deref().is_some_and(|chip| chip != board.chip) {
+        // the lines of another chip, or of one whose number alone is known
+        return Vec::new();
+    }
     let mut problems = Vec::new();
     for claim in &plan.pins {
         let pin = claim.pin;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::mask::Masks;
-use crate::config::raw::{Broker, FlowControl, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
+use crate::config::raw::{Backend, Broker, FlowControl, Gpio, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
 use crate::config::scalar::{Span, SyncKey};
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
@@ -28,12 +28,15 @@ use crate::hal::bus;
 use crate::hal::port::rs485::{LONGEST_DELAY, Rs485};
 use crate::hal::port::{Line, PortKind, PortSpec};
 use crate::link::LinkConfig;
-use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Problem, is_name};
+use crate::model::{DeviceId, DeviceSpec, Place, PointId, PointSpec, Problem, is_name};
 use crate::queue;
 use crate::wire::Topics;
 use crate::wire::home_assistant::Settings;
 
 pub use explain::{explain, explain_json};
+
+/// The last BCM number of the header.
+const HEADER_LAST: u8 = 27;
 
 /// A device of a plan.
 pub struct DevicePlan {
@@ -85,6 +88,8 @@ pub struct Plan {
     pub digest: String,
     /// Whether pins are simulated.
     pub simulated: bool,
+    /// Who drives the pins.
+    pub gpio: Gpio,
     /// Pins that devices have for themselves.
     pub pins: Vec<board::PinClaim>,
     /// All ports, as they are written.
@@ -211,23 +216,21 @@ impl Resolver<'_> {
             let id = DeviceId(devices.len() as u32);
             devices.push(self.device(("devices", id, name), kind.word.name, built, &mut topics, &mut all));
         }
+        self.gpio(&pins);
         let mut logic = self.logic(&mut devices, &mut topics, &mut all);
         logic.relays = self.relays(&devices, &all, &mut topics);
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
-            for pin in 0..=27 {
+            for pin in (0..=HEADER_LAST).chain(pins.iter().map(|p| p.0).filter(|p| *p > HEADER_LAST)) {
                 topics.listen_sim(pin);
             }
         }
         let queue = self.queue();
         let mut link = link?;
-        link.subscriptions = topics
-            .subscriptions()
-            .into_iter()
-            .map(|(filter, qos)| crate::link::Subscription { filter, qos })
-            .collect();
+        link.subscriptions =
+            topics.subscriptions().into_iter().map(|(filter, qos)| crate::link::Subscription { filter, qos }).collect();
         Some(Plan {
             id,
             name: self.raw.gateway.name.clone(),
@@ -247,9 +250,29 @@ impl Resolver<'_> {
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
+            gpio: self.raw.gpio.clone(),
             pins: pins.into_iter().map(|(pin, device, place)| board::PinClaim { pin, device, place }).collect(),
             lines: ports.into_iter().filter_map(|(_, spec)| spec).collect(),
         })
+    }
+
+    /// Whether the backend has such pins.
+    fn gpio(&mut self, pins: &[(u8, String, Option<Place>)]) {
+        let gpio = &self.raw.gpio;
+        if gpio.backend == Backend::Rppal && !self.places.dropped(&["gpio", "backend"]) {
+            for (pin, _, place) in pins.iter().filter(|p| p.0 > HEADER_LAST) {
+                let help =
+                    "the header has BCM numbers 0 to 27; lines of another chip need `gpio: { backend: chardev }`";
+                self.problems.push(Problem::error(*place, format!("`pin`: there is no pin {pin}")).help(help));
+            }
+            if gpio.chip.is_some() {
+                let help = "write `backend: chardev` beside it, or remove it";
+                self.error(&["gpio", "chip"], "`chip` is for the character device, and rppal drives the pins", help);
+            }
+        }
+        if gpio.chip.as_deref() == Some("") {
+            self.error(&["gpio", "chip"], "`chip` is empty", "write a label, a name such as gpiochip0, or a path");
+        }
     }
 
     fn gateway_id(&mut self) -> String {

@@ -29,9 +29,9 @@ use crate::engine::filters::Chain;
 use crate::engine::logic::Logic;
 use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::expr::Zone;
+use crate::hal::Board;
 use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
-use crate::hal::Board;
 use crate::link::{Link, LinkHandle};
 use crate::model::DeviceId;
 use crate::plan::Plan;
@@ -103,7 +103,7 @@ pub enum Ask {
     /// Outputs take `on_stop`, but not these; it answers when they have, and goes on carrying.
     StopOutputs(Vec<DeviceId>, oneshot::Sender<()>),
     /// A request is answered.
-    Answer(Reply, Map<String, Json>),
+    Answer(Box<Reply>, Map<String, Json>),
     /// Something is said on `bridge/event`.
     Say(Json),
     /// Devices end, the hub ends.
@@ -162,8 +162,7 @@ impl Daemon {
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
         let abnormal = state.begin(&Applied::of(&plan), heritage.state.take());
-        let places: Vec<_> =
-            plan.devices.iter().filter_map(|d| Some((d.spec.id, reload::Place::of(d)?))).collect();
+        let places: Vec<_> = plan.devices.iter().filter_map(|d| Some((d.spec.id, reload::Place::of(d)?))).collect();
         let kept = |id| places.iter().any(|(i, place)| *i == id && heritage.kept.contains(place));
         let desk = figures::Desk {
             queue: shared.clone(),

@@ -48,6 +48,12 @@ pub struct Heritage {
 }
 
 impl Heritage {
+    /// Other pins for the next daemon: what was left as it is on the old ones is not on these.
+    pub fn give_pins(&mut self, pins: Pins) {
+        self.pins = pins;
+        self.kept.clear();
+    }
+
     /// Of nobody: the first daemon of a process.
     pub(super) fn none(pins: Pins) -> Heritage {
         Heritage {
@@ -67,7 +73,7 @@ pub enum Happened {
     /// A vital part has failed: the process is to end, so that it is started anew.
     Failed,
     /// A reload was asked for; with [`Daemon::answer`] it is answered.
-    Reload(Reply),
+    Reload(Box<Reply>),
 }
 
 impl Daemon {
@@ -83,13 +89,13 @@ impl Daemon {
                 log::error!("the hub has ended");
                 Happened::Failed
             }
-            Some(reply) = self.wanted.recv() => Happened::Reload(reply),
+            Some(reply) = self.wanted.recv() => Happened::Reload(Box::new(reply)),
         }
     }
 
     /// Answers a request.
     pub async fn answer(&self, reply: Reply, map: Map<String, Json>) {
-        let _ = self.control.send(Ask::Answer(reply, map)).await;
+        let _ = self.control.send(Ask::Answer(Box::new(reply), map)).await;
     }
 
     /// Says something on `bridge/event`.

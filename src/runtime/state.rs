@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 
+use crate::config::raw::{Backend, Gpio};
 use crate::device::SafePin;
 use crate::plan::Plan;
 
@@ -96,6 +97,8 @@ fn last_applied_in(home: &Path) -> Result<Vec<Applied>, String> {
 pub struct Applied {
     /// Whether the pins were simulated: then there is nothing to drive.
     pub simulated: bool,
+    /// Who drives the pins.
+    pub gpio: Gpio,
     /// Outputs: device, pin, safe level.
     pub outputs: Vec<(String, SafePin)>,
 }
@@ -104,7 +107,7 @@ impl Applied {
     /// Of a plan.
     pub fn of(plan: &Plan) -> Applied {
         let outputs = plan.devices.iter().filter_map(|d| Some((d.spec.name.clone(), d.safe?))).collect();
-        Applied { simulated: plan.simulated, outputs }
+        Applied { simulated: plan.simulated, gpio: plan.gpio.clone(), outputs }
     }
 
     /// As it is kept.
@@ -114,7 +117,13 @@ impl Applied {
             .iter()
             .map(|(device, safe)| json!({ "device": device, "pin": safe.pin, "high": safe.high }))
             .collect();
-        json!({ "version": 1, "simulated": self.simulated, "outputs": outputs })
+        let backend = match self.gpio.backend {
+            Backend::Rppal => "rppal",
+            Backend::Chardev => "chardev",
+            Backend::Auto => "auto",
+        };
+        let gpio = json!({ "backend": backend, "chip": self.gpio.chip });
+        json!({ "version": 1, "simulated": self.simulated, "gpio": gpio, "outputs": outputs })
     }
 
     /// As it was kept; what is not understood is an error, since a wrong pin must not be driven.
@@ -123,16 +132,23 @@ impl Applied {
         if json["version"] != 1 {
             return Err("it is of another version".into());
         }
+        // an older version knew rppal alone
+        let gpio: Gpio = match &json["gpio"] {
+            Json::Null => Gpio::default(),
+            gpio => serde_json::from_value(gpio.clone()).map_err(|e| format!("gpio: {e}"))?,
+        };
+        let last = if gpio.backend == Backend::Rppal { 27 } else { 255 };
         let outputs = json["outputs"].as_array().ok_or("it names no outputs")?;
         let outputs = outputs
             .iter()
             .map(|o| {
-                let pin = o["pin"].as_u64().filter(|p| *p <= 27).ok_or("a pin is not a number from 0 to 27")?;
+                let pin = o["pin"].as_u64().and_then(|p| u8::try_from(p).ok()).filter(|p| *p <= last);
+                let pin = pin.ok_or_else(|| format!("a pin is not a number from 0 to {last}"))?;
                 let high = o["high"].as_bool().ok_or("a level is not true or false")?;
-                Ok((o["device"].as_str().unwrap_or_default().to_owned(), SafePin { pin: pin as u8, high }))
+                Ok((o["device"].as_str().unwrap_or_default().to_owned(), SafePin { pin, high }))
             })
             .collect::<Result<_, String>>()?;
-        Ok(Applied { simulated: json["simulated"].as_bool().unwrap_or(false), outputs })
+        Ok(Applied { gpio, simulated: json["simulated"].as_bool().unwrap_or(false), outputs })
     }
 }
 
@@ -259,7 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn applied(device: &str, pin: u8) -> Applied {
-        Applied { simulated: false, outputs: vec![(device.into(), SafePin { pin, high: true })] }
+        Applied { simulated: false, gpio: Gpio::default(), outputs: vec![(device.into(), SafePin { pin, high: true })] }
     }
 
     #[test]
@@ -315,5 +331,20 @@ mod tests {
         fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Applied::from_json(&bytes);
         }
+    }
+
+    #[test]
+    fn the_backend_and_its_chip_are_kept_for_safe_state() {
+        for (backend, chip) in [(Backend::Chardev, Some("pinctrl-rp1")), (Backend::Auto, None), (Backend::Rppal, None)]
+        {
+            let gpio = Gpio { backend, chip: chip.map(str::to_owned) };
+            let pin = if backend == Backend::Rppal { 27 } else { 255 };
+            let applied = Applied { gpio, ..applied("pump", pin) };
+            assert_eq!(Applied::from_json(applied.to_json().to_string().as_bytes()), Ok(applied));
+        }
+        let old = r#"{"version":1,"simulated":false,"outputs":[]}"#;
+        assert_eq!(Applied::from_json(old.as_bytes()).unwrap().gpio, Gpio::default());
+        let unknown = r#"{"version":1,"gpio":{"backend":"sysfs"},"outputs":[]}"#;
+        assert!(Applied::from_json(unknown.as_bytes()).is_err());
     }
 }

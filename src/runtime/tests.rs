@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::When;
-use crate::hal::Level;
 use crate::device::Report;
+use crate::hal::Level;
 use crate::link::LinkEvent;
 use crate::model::{Action, Incoming, PointId, Value};
 use crate::plan::{Ask, check};
@@ -64,11 +64,8 @@ async fn after_an_end_without_order_outputs_start_safe() {
 /// A reading that an earlier process of this boot, or of another, took five seconds before this one began.
 fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
     let clock = Arc::new(crate::clock::Clock::new());
-    let limits = queue::Limits {
-        max_bytes: 1 << 20,
-        max_age: Duration::from_secs(600),
-        when_full: queue::WhenFull::DropOldest,
-    };
+    let limits =
+        queue::Limits { max_bytes: 1 << 20, max_age: Duration::from_secs(600), when_full: queue::WhenFull::DropOldest };
     let shared = Shared::new(Queue::new(limits, 1), clock.start());
     let record = crate::wire::ReadingRecord {
         topic: "t/x".into(),

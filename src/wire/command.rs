@@ -30,7 +30,12 @@ pub struct Wish {
 /// A JSON object with a `value` is the envelope; everything else is the value itself.
 pub fn parse(message: &Incoming) -> Result<Wish, String> {
     let user = |key: &str| message.properties.user.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-    let mut wish = Wish { value: Value::Bytes(Vec::new()), id: user("id").map(|id| Json::String(clip(id))), ttl: None, time: None };
+    let mut wish = Wish {
+        value: Value::Bytes(Vec::new()),
+        id: user("id").map(|id| Json::String(clip(id))),
+        ttl: None,
+        time: None,
+    };
     if let Some(text) = user("time") {
         wish.time = Some(parse_time(text).ok_or("`time` is not RFC 3339; write 2026-11-20T12:00:00Z")?);
     }

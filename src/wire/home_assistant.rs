@@ -179,10 +179,13 @@ impl Teller<'_> {
     /// What the gateway says of itself.
     fn gateway_entities(&self) -> Vec<Entity> {
         let (mut id, mut link) = self.entity("binary_sensor", &["bridge", "link"], Some("Link".into()));
-        put(&mut link, json!({
-            "entity_category": "diagnostic", "device_class": "connectivity", "state_topic": self.topics.bridge("state"),
-            "payload_on": "online", "payload_off": "offline", "qos": 1,
-        }));
+        put(
+            &mut link,
+            json!({
+                "entity_category": "diagnostic", "device_class": "connectivity", "state_topic": self.topics.bridge("state"),
+                "payload_on": "online", "payload_off": "offline", "qos": 1,
+            }),
+        );
         let mut all = vec![(std::mem::take(&mut id), link)];
         let errors = "{{ value_json.devices.values() | map(attribute='errors') | sum }}";
         for (word, name, template, more) in [
@@ -202,10 +205,13 @@ impl Teller<'_> {
             ),
         ] {
             let (id, mut map) = self.entity("sensor", &["bridge", word], Some(name.into()));
-            put(&mut map, json!({
-                "entity_category": "diagnostic", "state_topic": self.topics.bridge("health"),
-                "value_template": template, "qos": 1,
-            }));
+            put(
+                &mut map,
+                json!({
+                    "entity_category": "diagnostic", "state_topic": self.topics.bridge("health"),
+                    "value_template": template, "qos": 1,
+                }),
+            );
             put(&mut map, more);
             self.available(&mut map, None);
             all.push((id, map));
@@ -307,17 +313,23 @@ fn shape(device: &DeviceSpec, point: &PointSpec, hint: &Hint, writes: Option<&Ve
             let number = format!("{{{{ {raw} | float(0) | round }}}}");
             let (least, most) = (min.ceil().max(1.0) as i64, max.floor().max(2.0) as i64);
             if class == "light" {
-                put(&mut more, json!({
-                    "brightness_state_topic": topic, "brightness_value_template": number,
-                    "brightness_command_topic": set, "brightness_scale": most, "on_command_type": "brightness",
-                    "brightness_command_template": format!("{{{{ [value, {least}] | max }}}}"),
-                }));
+                put(
+                    &mut more,
+                    json!({
+                        "brightness_state_topic": topic, "brightness_value_template": number,
+                        "brightness_command_topic": set, "brightness_scale": most, "on_command_type": "brightness",
+                        "brightness_command_template": format!("{{{{ [value, {least}] | max }}}}"),
+                    }),
+                );
                 return Some(Shape { platform: "light", more: Json::Object(more), by_class });
             }
-            put(&mut more, json!({
-                "percentage_state_topic": topic, "percentage_value_template": number,
-                "percentage_command_topic": set, "speed_range_min": least.min(most - 1), "speed_range_max": most,
-            }));
+            put(
+                &mut more,
+                json!({
+                    "percentage_state_topic": topic, "percentage_value_template": number,
+                    "percentage_command_topic": set, "speed_range_min": least.min(most - 1), "speed_range_max": most,
+                }),
+            );
             return Some(Shape { platform: "fan", more: Json::Object(more), by_class });
         }
         (Some(Scale::Duty { max, .. }), ..) => {
@@ -349,10 +361,13 @@ fn shape(device: &DeviceSpec, point: &PointSpec, hint: &Hint, writes: Option<&Ve
         (None, "bytes", _) => return None,
         (None, "click, double or long", _) => {
             let template = format!("{{\"event_type\": \"{{{{ {raw} }}}}\"}}");
-            put(&mut more, json!({
-                "state_topic": topic, "value_template": template, "device_class": "button",
-                "event_types": ["click", "double", "long"],
-            }));
+            put(
+                &mut more,
+                json!({
+                    "state_topic": topic, "value_template": template, "device_class": "button",
+                    "event_types": ["click", "double", "long"],
+                }),
+            );
             return Some(Shape { platform: "event", more: Json::Object(more), by_class: true });
         }
         (None, "ON or OFF", _) => {

@@ -161,7 +161,8 @@ mod tests {
         let mut wanted = b"\xa4\x65value\x42\xff\x00\x64time\x78\x182026-11-20T12:00:00.123Z".to_vec();
         wanted.extend(b"\x63seq\x07\x67quality\x64good");
         assert_eq!(bytes, wanted);
-        let values = [(Value::Number(23.5), json!(23.5)), (Value::Number(-4.0), json!(-4)), (Value::Bool(true), json!("open"))];
+        let values =
+            [(Value::Number(23.5), json!(23.5)), (Value::Number(-4.0), json!(-4)), (Value::Bool(true), json!("open"))];
         for (value, wanted) in values {
             let (bytes, _) = write(value, &About { synced: false, seq: None, ..ABOUT });
             let map: Json = ciborium::from_reader(bytes.as_slice()).unwrap();

@@ -64,7 +64,10 @@ impl Instrument {
         Instrument { stop, interrupted, thread: Some(thread), _open: open }
     }
     /// One that answers lines.
-    pub(crate) fn of_lines(pty: &Pty, mut answer: impl FnMut(&str) -> Option<(u64, String)> + Send + 'static) -> Instrument {
+    pub(crate) fn of_lines(
+        pty: &Pty,
+        mut answer: impl FnMut(&str) -> Option<(u64, String)> + Send + 'static,
+    ) -> Instrument {
         Instrument::on(
             pty,
             Box::new(move |heard| {
@@ -265,10 +268,7 @@ fn devices_on_one_line_take_turns_and_a_dead_one_does_not_stall_the_others() {
         "2?" => {
             damp += 1;
             // every fourth answer is broken
-            Some((
-                20,
-                if damp % 4 == 0 { "id=2;v=9".into() } else { format!("noise\nid=2;v={}\r\n", 1000 + damp) },
-            ))
+            Some((20, if damp % 4 == 0 { "id=2;v=9".into() } else { format!("noise\nid=2;v={}\r\n", 1000 + damp) }))
         }
         "3?" => waking.load(Ordering::Relaxed).then(|| (20, "id=3;v=3\r\n".to_owned())),
         other => panic!("{other:?}"),

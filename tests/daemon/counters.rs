@@ -48,7 +48,12 @@ fn a_total_counts_every_pulse_and_survives_a_stop_and_a_crash() {
     let memory = home.path("state/queue.state/memory");
     let begun = std::time::Instant::now();
     while !std::fs::read_to_string(&memory).is_ok_and(|text| text.contains("1234567")) {
-        assert!(begun.elapsed() < crate::support::program::PATIENCE, "{} has no total: {:?}", memory.display(), std::fs::read_to_string(&memory));
+        assert!(
+            begun.elapsed() < crate::support::program::PATIENCE,
+            "{} has no total: {:?}",
+            memory.display(),
+            std::fs::read_to_string(&memory)
+        );
         std::thread::yield_now();
     }
     gateway.kill();

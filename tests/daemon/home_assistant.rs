@@ -18,8 +18,7 @@ devices:
 #[test]
 fn a_reading_in_cbor_is_the_map_of_the_json() {
     let mut broker = Mosquitto::start();
-    let home =
-        Home::simple(&broker, "devices: { bell: { kind: digital_in, pin: 22, retain: true, payload: cbor } }\n");
+    let home = Home::simple(&broker, "devices: { bell: { kind: digital_in, pin: 22, retain: true, payload: cbor } }\n");
     let mut all = Watch::on(&mut broker, "gw/+/availability");
     let gateway = home.start();
     all.until_payload("gw/bell/availability", "online");

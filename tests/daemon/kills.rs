@@ -23,9 +23,16 @@ struct Limits {
 }
 
 fn limits() -> BTreeMap<u8, Limits> {
-    let l = |group, dead, min_off, max_on| Limits { group, dead: dead * MS, min_off: min_off * MS, max_on: max_on * MS };
-    [(5, l(true, 60, 0, 500)), (6, l(true, 60, 40, 500)), (7, l(true, 30, 0, 500)), (8, l(false, 0, 80, 600)), (18, l(false, 0, 0, 700))]
-        .into()
+    let l =
+        |group, dead, min_off, max_on| Limits { group, dead: dead * MS, min_off: min_off * MS, max_on: max_on * MS };
+    [
+        (5, l(true, 60, 0, 500)),
+        (6, l(true, 60, 40, 500)),
+        (7, l(true, 30, 0, 500)),
+        (8, l(false, 0, 80, 600)),
+        (18, l(false, 0, 0, 700)),
+    ]
+    .into()
 }
 
 /// One line of the trace, or the time in which there was no daemon.
@@ -121,7 +128,8 @@ fn no_kill_breaks_a_limit_at_the_pins() {
                 6 => ("pulse", "\"120ms\""),
                 _ => ("blink", "{\"on\":\"50ms\",\"off\":\"90ms\",\"times\":3}"),
             };
-            writeln!(pipe, "{{\"device\":\"{device}\",\"verb\":\"{verb}\",\"value\":{value},\"id\":\"{sent}\"}}").unwrap();
+            writeln!(pipe, "{{\"device\":\"{device}\",\"verb\":\"{verb}\",\"value\":{value},\"id\":\"{sent}\"}}")
+                .unwrap();
             sent += 1;
             // one in three is not waited for, so that some are killed on their way
             if random.u8(..3) > 0 {

@@ -340,7 +340,8 @@ fn a_duty_fades_a_servo_turns_and_a_lamp_blinks() {
     all.expect("gw/fan", "0");
     // nothing moves before the first command
     all.expect("gw/sim/pin/19", "0");
-    for (wish, outcome, value) in [("40", "done", 40), ("40", "unchanged", 40), ("OFF", "done", 0), ("ON", "done", 40)] {
+    for (wish, outcome, value) in [("40", "done", 40), ("40", "unchanged", 40), ("OFF", "done", 0), ("ON", "done", 40)]
+    {
         publish(&broker, "gw/fan/set", wish, &[]);
         assert_eq!(result(&mut all, "fan", outcome, "")["value"], f64::from(value), "{wish}");
     }

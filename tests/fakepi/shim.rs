@@ -3,7 +3,8 @@
 //!
 //! - The files rppal opens are taken from $FAKEPI_DIR instead: `cpuinfo`, `model`, `gpiomem`, `gpiochip0`. A file
 //!   `NAME.forbidden` beside one makes its opening fail with EACCES, even for root.
-//! - GPIO ioctls are answered. A line request gives a FIFO, `line-N`: a `gpio_v2_line_event` written there is an edge.
+//! - GPIO ioctls are answered, as the kernel's driver would: it sets and reads the same registers, and its stores are in
+//!   `trace` too. While `gpiochip0` is away the chip has vanished.  A line request gives a FIFO, `line-N`: a `gpio_v2_line_event` written there is an edge.
 //!   A line whose FIFO has a reader is busy, also for another process.
 //! - The register page is mapped read-only. A store to it faults; the handler decodes the one instruction, does to the
 //!   page what the chip would do, and steps over it. So no store is ever missed, whatever other threads do, and none
@@ -23,6 +24,8 @@ unsafe extern "C" {
     fn getenv(name: *const c_char) -> *const c_char;
     fn sigaction(signal: c_int, new: *const SigAction, old: *mut SigAction) -> c_int;
     fn abort() -> !;
+    fn strdup(text: *const c_char) -> *mut c_char;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
     fn __errno_location() -> *mut c_int;
 }
 
@@ -42,8 +45,10 @@ const O_APPEND: c_int = 0o2000;
 const O_NONBLOCK: c_int = 0o4000;
 const O_CLOEXEC: c_int = 0o2000000;
 const S_IFIFO: c_int = 0o010000;
+const EPERM: c_int = 1;
 const EACCES: c_int = 13;
 const EBUSY: c_int = 16;
+const ENODEV: c_int = 19;
 const EINVAL: c_int = 22;
 const PROT_READ: c_int = 1;
 const PROT_WRITE: c_int = 2;
@@ -145,8 +150,79 @@ struct LineRequest {
 const GET_CHIPINFO: c_ulong = 0x8044_b401;
 const GET_LINEINFO: c_ulong = 0xc100_b405;
 const GET_LINE: c_ulong = 0xc250_b407;
+const GET_VALUES: c_ulong = 0xc010_b40e;
+const SET_VALUES: c_ulong = 0xc010_b40f;
+const SET_CONFIG: c_ulong = 0xc110_b40d;
 const LINE_USED: u64 = 1;
 const LINE_INPUT: u64 = 4;
+const LINE_OUTPUT: u64 = 8;
+const PULL_UP: u64 = 1 << 8;
+const PULL_DOWN: u64 = 1 << 9;
+const NO_PULL: u64 = 1 << 10;
+const ATTR_FLAGS: u64 = 1;
+const ATTR_VALUES: u64 = 2;
+
+/// `struct gpio_v2_line_values`.
+#[repr(C)]
+struct LineValues {
+    bits: u64,
+    mask: u64,
+}
+
+/// Line of each descriptor of a request, plus 1.
+static LINES: [AtomicUsize; 1024] = [const { AtomicUsize::new(0) }; 1024];
+
+fn line_of(fd: c_int) -> Option<u32> {
+    let line = LINES.get(fd as usize)?.load(SeqCst);
+    (line > 0).then(|| line as u32 - 1)
+}
+
+/// What the kernel's driver does to the registers for a `struct gpio_v2_line_config`. Only what changes is stored.
+fn configure(dir: &str, line: u32, config: &[u64; 34]) {
+    let Some(world) = world(dir) else { return };
+    let (mut flags, mut high) = (config[0], false);
+    for n in 0..(config[1] & 0xffff_ffff).min(10) as usize {
+        let [id, value, mask] = [0, 1, 2].map(|i| config[4 + 3 * n + i]);
+        match id & 0xffff_ffff {
+            ATTR_FLAGS if mask & 1 == 1 => flags = value,
+            ATTR_VALUES if mask & 1 == 1 => high = value & 1 == 1,
+            _ => {}
+        }
+    }
+    let field = |register: usize, shift: u32, width: u32, value: u32| {
+        let before = world.word(register).load(SeqCst);
+        let after = before & !(((1 << width) - 1) << shift) | value << shift;
+        if before != after {
+            kernel_store(dir, world, register, after);
+        }
+    };
+    if flags & (PULL_UP | PULL_DOWN | NO_PULL) != 0 {
+        let pull = if flags & PULL_UP != 0 { 1 } else { u32::from(flags & PULL_DOWN != 0) * 2 };
+        field(page::PULL + line as usize / 16, line % 16 * 2, 2, pull);
+    }
+    let mode = (page::FSEL + line as usize / 10, line % 10 * 3);
+    if flags & LINE_OUTPUT != 0 {
+        kernel_store(dir, world, if high { page::SET } else { page::CLR }, 1 << line);
+        field(mode.0, mode.1, 3, 1);
+    } else if flags & LINE_INPUT != 0 {
+        field(mode.0, mode.1, 3, 0);
+    }
+}
+
+/// A store that the kernel makes, not the program.
+fn kernel_store(dir: &str, world: Page, register: usize, value: u32) {
+    open_trace(dir);
+    world.store(register, value);
+    let level = world.word(page::LEV).load(SeqCst);
+    unsafe { say(TRACE.load(SeqCst) as c_int, format_args!("{register} {value:#x} {level:#x}\n")) };
+}
+
+fn open_trace(dir: &str) {
+    if TRACE.load(SeqCst) == usize::MAX {
+        let trace = unsafe { open_in(dir, "trace", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o644) };
+        TRACE.store(trace as usize, SeqCst);
+    }
+}
 
 fn put(field: &mut [u8; 32], text: &str) {
     *field = [0; 32];
@@ -221,11 +297,56 @@ unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_i
                 if fd < 0 {
                     return -1;
                 }
+                if let Some(place) = LINES.get(fd as usize) {
+                    place.store(line as usize + 1, SeqCst);
+                }
+                configure(dir, line, &request.config);
                 request.fd = fd;
+                0
+            }
+            GET_VALUES | SET_VALUES | SET_CONFIG => {
+                let (Some(line), Some(world)) = (line_of(fd), world(dir)) else { return fail(EINVAL) };
+                if gone(dir) {
+                    return fail(ENODEV);
+                }
+                if request == SET_CONFIG {
+                    configure(dir, line, &*arg.cast::<[u64; 34]>());
+                    return 0;
+                }
+                let values = &mut *arg.cast::<LineValues>();
+                if request == GET_VALUES {
+                    values.bits = values.mask & u64::from(world.level(line as u8));
+                } else if values.mask & 1 == 1 {
+                    if world.mode(line as u8) != 1 {
+                        return fail(EPERM);
+                    }
+                    let register = if values.bits & 1 == 1 { page::SET } else { page::CLR };
+                    kernel_store(dir, world, register, 1 << line);
+                }
                 0
             }
             _ => fail(EINVAL),
         }
+    }
+}
+
+/// Whether the chip has vanished: its file has.
+fn gone(dir: &str) -> bool {
+    let path = format!("{dir}/gpiochip0\0");
+    unsafe { syscall(SYS_ACCESS, path.as_ptr(), 0) != 0 }
+}
+
+/// A chip's name is its own, there being none of it outside $FAKEPI_DIR.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn realpath(path: *const c_char, into: *mut c_char) -> *mut c_char {
+    type Real = unsafe extern "C" fn(*const c_char, *mut c_char) -> *mut c_char;
+    const NEXT: *mut c_void = usize::MAX as *mut c_void;
+    unsafe {
+        if dir().is_some() && into.is_null() && CStr::from_ptr(path).to_bytes().starts_with(b"/dev/gpiochip") {
+            return strdup(path);
+        }
+        let real = dlsym(NEXT, c"realpath".as_ptr());
+        std::mem::transmute::<*mut c_void, Real>(real)(path, into)
     }
 }
 
@@ -279,8 +400,10 @@ unsafe fn map(
             return usize::MAX as *mut c_void;
         }
         if TRACE.load(SeqCst) == usize::MAX {
-            let trace = open_in(dir, "trace", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o644);
-            TRACE.store(trace as usize, SeqCst);
+            open_trace(dir);
+        }
+        static HANDLED: AtomicUsize = AtomicUsize::new(0);
+        if HANDLED.swap(1, SeqCst) == 0 {
             let on_store = on_store as *const () as usize;
             let new = SigAction {
                 handler: on_store,

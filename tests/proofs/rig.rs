@@ -250,7 +250,13 @@ devices:
             if !self.lives() {
                 return None;
             }
-            assert!(begun.elapsed() < PATIENCE, "{}: it reads nothing; {}; {}", self.name, self.books, self.gateway.as_ref().unwrap().program.err.so_far());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{}: it reads nothing; {}; {}",
+                self.name,
+                self.books,
+                self.gateway.as_ref().unwrap().program.err.so_far()
+            );
         }
     }
 

@@ -12,7 +12,8 @@ use crate::engine::logic::Logic;
 use crate::engine::{Effect, Engine, Event, Outgoing, Setup};
 use crate::expr::Zone;
 use crate::model::{
-    Action, DeviceId, DeviceStatus, Frame, Incoming, Mono, Now, OutcomeKind, PointId, Qos, Quality, Refusal, Ticket, Value, Wall,
+    Action, DeviceId, DeviceStatus, Frame, Incoming, Mono, Now, OutcomeKind, PointId, Qos, Quality, Refusal, Ticket,
+    Value, Wall,
 };
 use crate::plan::{Ask, Plan, check};
 use crate::wire::Record;

@@ -68,12 +68,8 @@ fn open_now(root: &Path, path: &str, line: Line) -> Result<Tty, HalError> {
         opened = SerialStream::open(&builder(path, Line::default()));
     }
     let stream = opened.map_err(|e| {
-        explain(root, path).unwrap_or_else(|| {
-            HalError::new(
-                HalErrorKind::Unsupported,
-                format!("{path} does not take {line}: {e}"),
-            )
-        })
+        explain(root, path)
+            .unwrap_or_else(|| HalError::new(HalErrorKind::Unsupported, format!("{path} does not take {line}: {e}")))
     })?;
     if pseudo {
         // The mark would outlive us on a pseudo terminal whose other end stays open, and refuse us after a crash.
