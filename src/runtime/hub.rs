@@ -132,6 +132,9 @@ impl Hub {
                     Ask::Ping(answer) => drop(answer.send(())),
                     Ask::StopOutputs(keep, answer) => {
                         self.feed(Event::Stop(keep), &mut fx);
+                        // what has not stopped growing is told now: the link still listens
+                        let gaps = self.queue.lock().take_gaps();
+                        self.lost(gaps, &mut fx);
                         stopping = Some(answer);
                     }
                     Ask::Answer(reply, map) => self.reply(&reply, map, &mut fx),
@@ -304,17 +307,22 @@ impl Hub {
 
     /// Tells of readings that were lost, and of a memory that cannot keep what it is told.
     fn gaps(&mut self, fx: &mut Vec<Effect>) {
-        for gap in self.outbox.take_gaps() {
-            let (from, to, count) = (gap.from, gap.to, gap.count);
-            log::warn!(from, to, count, reason = gap.reason; "readings were lost");
-            let report = GapReport { from, to, count, reason: gap.reason.into(), point: gap.source };
-            self.feed(Event::Gap(report), fx);
-        }
+        let gaps = self.outbox.take_gaps();
+        self.lost(gaps, fx);
         for text in self.memory.take_problems() {
             self.feed(Event::Problem(text), fx);
         }
         self.disk(fx);
         self.carry(fx);
+    }
+
+    fn lost(&mut self, gaps: Vec<queue::Gap>, fx: &mut Vec<Effect>) {
+        for gap in gaps {
+            let (from, to, count) = (gap.from, gap.to, gap.count);
+            log::warn!(from, to, count, reason = gap.reason; "readings were lost");
+            let report = GapReport { from, to, count, reason: gap.reason.into(), point: gap.source };
+            self.feed(Event::Gap(report), fx);
+        }
     }
 
     /// Tells that the queue's disk fails, once, and that it works again.
