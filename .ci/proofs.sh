@@ -41,6 +41,16 @@ as_root unshare --mount --propagation private mount -o loop "$probe/image" "$pro
 }
 rm -r "$probe"
 
+prove() {
+    as_root env RUSTC="$(rustup which rustc 2>/dev/null || command -v rustc)" "$binary" --nocapture --test-threads 4 "$@" 2>&1 |
+        grep -v -e '^$' -e '^running ' || { echo "a proof failed" >&2; exit 1; }
+}
+
 echo "proving ${PINPOST_PROGRAM:-the program of the tests}"
-as_root env RUSTC="$(rustup which rustc 2>/dev/null || command -v rustc)" "$binary" --nocapture --test-threads 4 "$@" 2>&1 |
-    grep -v -e '^$' -e '^running ' || { echo "a proof failed" >&2; exit 1; }
+if [ "$#" = 0 ]; then
+    # The sick disks have deadlines: they have the machine to themselves.
+    prove --skip a_disk_that_fails
+    prove a_disk_that_fails
+else
+    prove "$@"
+fi
