@@ -50,7 +50,11 @@ echo "proving ${PINPOST_PROGRAM:-the program of the tests}"
 if [ "$#" = 0 ]; then
     # The sick disks have deadlines: they have the machine to themselves.
     prove --skip a_disk_that_fails
-    prove a_disk_that_fails
+    if [ -n "${PROOFS_WITHOUT_DISKS:-}" ]; then
+        echo "NOT PROVEN HERE: sick disks (just proofs); a case of theirs fails now and then and is being looked into" >&2
+    else
+        prove a_disk_that_fails
+    fi
 else
     prove "$@"
 fi
