@@ -54,6 +54,8 @@ const DOORS: &[(&str, &str)] = &[
     ("serde_yaml", "config"),
     ("saphyr_parser", "config"),
     ("minijinja", "expr"),
+    ("rmodbus", "device"),
+    ("ciborium", "wire"),
     ("systemd_journal_logger", "logging"),
 ];
 
