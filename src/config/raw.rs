@@ -32,6 +32,8 @@ pub struct Raw {
     pub gpio: Gpio,
     /// What Home Assistant is told; only when it is wanted.
     pub homeassistant: Option<HomeAssistant>,
+    /// The Sparkplug B edge node that the gateway is; only when it is wanted.
+    pub sparkplug: Option<Sparkplug>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -220,6 +222,17 @@ pub struct HomeAssistant {
     pub status_topic: Option<String>,
 }
 
+/// The Sparkplug B edge node that the gateway is.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Sparkplug {
+    /// The group, as the host calls it.
+    pub group: String,
+    /// The edge node's name; default: `gateway.id`.
+    pub node: Option<String>,
+    /// The host that must listen; without it everything waits. Default: none.
+    pub primary_host: Option<String>,
+}
+
 /// What every point takes unless it says otherwise.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -320,6 +333,16 @@ pub enum OneOrMany {
     One(String),
     /// Several, in order.
     Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// How many.
+    pub fn count(&self) -> usize {
+        match self {
+            OneOrMany::One(_) => 1,
+            OneOrMany::Many(list) => list.len(),
+        }
+    }
 }
 
 /// A byte stream: exactly one of `path`, `usb`, `tcp`, `command`.

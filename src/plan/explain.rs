@@ -53,6 +53,10 @@ pub fn explain(plan: &Plan) -> String {
     if let Some(address) = plan.broker {
         let _ = writeln!(out, "broker of its own on {address}");
     }
+    if let Some(node) = &plan.sparkplug {
+        let host = node.primary_host.as_ref().map_or(String::new(), |h| format!(", waits for the host {h}"));
+        let _ = writeln!(out, "sparkplug node {}/{}{host}", node.group, node.node);
+    }
     for device in &plan.devices {
         let _ = writeln!(out, "\n{} ({}): {}", device.spec.name, device.spec.kind, device.notes.join("; "));
         let _ = writeln!(out, "  availability  {}", plan.topics.availability(&device.spec.name));
@@ -205,6 +209,9 @@ pub fn explain_json(plan: &Plan) -> Json {
             "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
         "broker": plan.broker.map(|b| b.to_string()),
+        "sparkplug": plan.sparkplug.as_ref().map(|node| {
+            json!({ "group": node.group, "node": node.node, "primary_host": node.primary_host })
+        }),
         "devices": devices,
         "rules": plan.logic.rules.iter().map(|rule| {
             let steps = |steps: &[Step]| steps.iter().map(|step| step_text(plan, step)).collect::<Vec<_>>();

@@ -255,6 +255,8 @@ impl Hub {
                     }
                     Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
                     Effect::Log(text) => log::info!("{text}"),
+                    Effect::Sparkplug(word) => self.outbox.say(word),
+                    Effect::Leave { connection, why } => self.link.leave(connection, why),
                     Effect::Daemon(request, reply) => {
                         self.requested(request, reply, fx);
                         sent = true;

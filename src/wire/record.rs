@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
-use crate::model::{Message, Now, PayloadFormat, Properties, Qos, Quality, Stamp, Value};
+use crate::model::{Message, Now, PayloadFormat, Properties, Qos, Quality, Stamp, Value, Wall};
 
 use super::payload::{self, About};
+use super::sparkplug::Told;
 
 const VERSION: u8 = 1;
 
@@ -29,6 +30,8 @@ pub struct ReadingRecord {
     pub value: Value,
     /// Whether to believe it.
     pub quality: Quality,
+    /// Its place in Sparkplug, where that is spoken.
+    pub told: Option<Box<Told>>,
 }
 
 /// One record.
@@ -57,6 +60,13 @@ pub struct Sending {
     pub now: Now,
 }
 
+impl Sending {
+    /// When it was taken, as known now, and whether that can be trusted.
+    pub fn time(&self) -> (Wall, bool) {
+        if self.ours { self.taken.resolve(&self.now) } else { (self.taken.wall, self.taken.synced) }
+    }
+}
+
 impl Record {
     /// As bytes for the queue.
     pub fn encode(&self) -> Vec<u8> {
@@ -64,7 +74,7 @@ impl Record {
         w.u8(VERSION);
         match self {
             Record::Reading(r) => {
-                w.u8(0);
+                w.u8(if r.told.is_some() { 2 } else { 0 });
                 w.text(&r.topic);
                 w.u8(r.qos.number());
                 w.u8(u8::from(r.retain));
@@ -78,23 +88,13 @@ impl Record {
                     Quality::Bad => 1,
                     Quality::Stale => 2,
                 });
-                match &r.value {
-                    Value::Bool(b) => {
-                        w.u8(u8::from(*b));
-                        w.text(&r.words.0);
-                        w.text(&r.words.1);
-                    }
-                    Value::Number(n) => {
-                        w.u8(2);
-                        w.u64(n.to_bits());
-                    }
-                    Value::Text(t) => {
-                        w.u8(3);
-                        w.text(t);
-                    }
-                    Value::Bytes(b) => {
-                        w.u8(4);
-                        w.bytes(b);
+                w.value(&r.value, (&r.words.0, &r.words.1));
+                if let Some(told) = &r.told {
+                    w.text(&told.device);
+                    w.text(&told.metric);
+                    w.u8(u8::from(told.value.is_some()));
+                    if let Some(value) = &told.value {
+                        w.value(value, ("", ""));
                     }
                 }
             }
@@ -124,13 +124,17 @@ impl Record {
     fn room(&self) -> usize {
         match self {
             Record::Reading(r) => {
-                let value = match &r.value {
-                    Value::Bool(_) => 8 + r.words.0.len() + r.words.1.len(),
+                let value = |value: &Value, words: usize| match value {
+                    Value::Bool(_) => 8 + words,
                     Value::Number(_) => 8,
                     Value::Text(t) => 4 + t.len(),
                     Value::Bytes(b) => 4 + b.len(),
                 };
-                11 + r.topic.len() + value
+                let told = r.told.as_ref().map_or(0, |told| {
+                    let own = told.value.as_ref().map_or(0, |v| 1 + value(v, 0));
+                    9 + told.device.len() + told.metric.len() + own
+                });
+                11 + r.topic.len() + value(&r.value, r.words.0.len() + r.words.1.len()) + told
             }
             Record::Message(m) => 64 + m.topic.len() + m.payload.len(),
         }
@@ -143,7 +147,7 @@ impl Record {
             return Err("a record of another version");
         }
         let record = match r.u8()? {
-            0 => {
+            kind @ (0 | 2) => {
                 let topic = r.text()?;
                 let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
                 let retain = r.u8()? != 0;
@@ -157,18 +161,16 @@ impl Record {
                     1 => Quality::Bad,
                     _ => Quality::Stale,
                 };
-                let mut words = (String::new(), String::new());
-                let value = match r.u8()? {
-                    b @ (0 | 1) => {
-                        words = (r.text()?, r.text()?);
-                        Value::Bool(b == 1)
+                let (value, words) = r.value()?;
+                let told = match kind {
+                    0 => None,
+                    _ => {
+                        let (device, metric) = (r.text()?, r.text()?);
+                        let value = if r.u8()? == 0 { None } else { Some(r.value()?.0) };
+                        Some(Box::new(Told { device, metric, value }))
                     }
-                    2 => Value::Number(f64::from_bits(r.u64()?)),
-                    3 => Value::Text(r.text()?),
-                    4 => Value::Bytes(r.bytes()?.to_vec()),
-                    _ => return Err("kind of value"),
                 };
-                Record::Reading(Box::new(ReadingRecord { topic, qos, retain, format, words, value, quality }))
+                Record::Reading(Box::new(ReadingRecord { topic, qos, retain, format, words, value, quality, told }))
             }
             1 => {
                 let topic = r.text()?;
@@ -196,9 +198,7 @@ impl Record {
         match self {
             Record::Message(m) => *m,
             Record::Reading(r) => {
-                let taken = &sending.taken;
-                let (time, synced) =
-                    if sending.ours { taken.resolve(&sending.now) } else { (taken.wall, taken.synced) };
+                let (time, synced) = sending.time();
                 let about = About { time, synced, seq: sending.seq, quality: r.quality };
                 let (payload, kind) = payload::reading(&r.value, &r.words.0, &r.words.1, r.format, &about);
                 let mut user = Vec::with_capacity(5);
@@ -246,6 +246,28 @@ impl Writer {
     fn text(&mut self, v: &str) {
         self.bytes(v.as_bytes());
     }
+    /// `words`: for ON and OFF.
+    fn value(&mut self, v: &Value, words: (&str, &str)) {
+        match v {
+            Value::Bool(b) => {
+                self.u8(u8::from(*b));
+                self.text(words.0);
+                self.text(words.1);
+            }
+            Value::Number(n) => {
+                self.u8(2);
+                self.u64(n.to_bits());
+            }
+            Value::Text(t) => {
+                self.u8(3);
+                self.text(t);
+            }
+            Value::Bytes(b) => {
+                self.u8(4);
+                self.bytes(b);
+            }
+        }
+    }
     fn optional(&mut self, v: Option<&[u8]>) {
         self.u8(u8::from(v.is_some()));
         if let Some(v) = v {
@@ -278,6 +300,16 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Result<String, &'static str> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| "UTF-8")
     }
+    fn value(&mut self) -> Result<(Value, (String, String)), &'static str> {
+        let value = match self.u8()? {
+            b @ (0 | 1) => return Ok((Value::Bool(b == 1), (self.text()?, self.text()?))),
+            2 => Value::Number(f64::from_bits(self.u64()?)),
+            3 => Value::Text(self.text()?),
+            4 => Value::Bytes(self.bytes()?.to_vec()),
+            _ => return Err("kind of value"),
+        };
+        Ok((value, Default::default()))
+    }
     fn optional(&mut self) -> Result<Option<&'a [u8]>, &'static str> {
         if self.u8()? == 0 { Ok(None) } else { self.bytes().map(Some) }
     }
@@ -289,7 +321,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Mono, Wall};
+    use crate::model::Mono;
     use proptest::prelude::*;
 
     fn reading(value: Value) -> ReadingRecord {
@@ -301,6 +333,7 @@ mod tests {
             words: ("ON".into(), "OFF".into()),
             value,
             quality: Quality::Good,
+            told: None,
         }
     }
     fn sending(ours: bool) -> Sending {
@@ -332,6 +365,10 @@ mod tests {
         for format in [PayloadFormat::Plain, PayloadFormat::Cbor] {
             let words = Default::default();
             all.push(Record::Reading(Box::new(ReadingRecord { words, format, ..reading(Value::Number(1.0)) })));
+        }
+        for value in [None, Some(Value::Number(2.0)), Some(Value::Bool(true)), Some(Value::Text("x".into()))] {
+            let told = Some(Box::new(Told { device: "weather".into(), metric: "temperature".into(), value }));
+            all.push(Record::Reading(Box::new(ReadingRecord { told, ..reading(Value::Bool(true)) })));
         }
         for record in all {
             let bytes = record.encode();
