@@ -71,7 +71,8 @@ impl Patient {
         };
         let (mount, outer) = match kind {
             Kind::Tmpfs => (Mount::new(&["-t", "tmpfs", "-o", size, "tmpfs"], &at), None),
-            Kind::Inodes => (Mount::new(&["-t", "tmpfs", "-o", "size=8m,nr_inodes=64", "tmpfs"], &at), None),
+            // A queue of 1 MiB is 64 files when it is full, and they are to find room once the disk is well.
+            Kind::Inodes => (Mount::new(&["-t", "tmpfs", "-o", "size=8m,nr_inodes=128", "tmpfs"], &at), None),
             Kind::ReadOnly => (Mount::new(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], &at), None),
             Kind::Ext4 | Kind::Emergency | Kind::Frozen => {
                 Mount::image(&image, 4 << 10, &[]);
