@@ -8,7 +8,6 @@ use crate::link::LinkEvent;
 use crate::model::{Action, Incoming, PointId, Value};
 use crate::plan::{Ask, check};
 use crate::queue::{self, Options};
-use std::time::Instant;
 
 fn plan(dir: &std::path::Path, devices: &str) -> Plan {
     let text = format!(
