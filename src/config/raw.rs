@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::flows::Relays;
 use super::logic::{Alarm, ComputedPoints, Rules};
@@ -193,6 +193,37 @@ pub struct Gpio {
     /// For chardev: the chip's label (`pinctrl-rp1`), name (`gpiochip0`) or path; default: the header's chip of a
     /// Raspberry Pi, or the only one.
     pub chip: Option<String>,
+    /// Port expanders with a kernel driver, an MCP23017 say: their lines are pins beside those of the header.
+    pub expanders: Vec<Expander>,
+}
+
+impl Gpio {
+    /// The chip of a pin, and its number there. Without a chip it is the header's.
+    pub fn place(&self, pin: u8) -> (Option<&str>, u8) {
+        match self.expanders.iter().find(|e| e.pins().contains(&u16::from(pin))) {
+            Some(expander) => (Some(&expander.chip), pin - expander.first),
+            None => (self.chip.as_deref(), pin),
+        }
+    }
+}
+
+/// A GPIO chip beside the header's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Expander {
+    /// Its label (`mcp23017`), name (`gpiochip2`) or path.
+    pub chip: String,
+    /// The number of its line 0 in this file, from 28: with 100 its lines are the pins 100, 101 and so on.
+    pub first: u8,
+    /// How many lines it has; default 16.
+    pub lines: Option<u8>,
+}
+
+impl Expander {
+    /// Its pins in this file.
+    pub fn pins(&self) -> std::ops::Range<u16> {
+        let first = u16::from(self.first);
+        first..first + u16::from(self.lines.unwrap_or(16))
+    }
 }
 
 /// How the pins are reached.

@@ -8,7 +8,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::sleep_until;
 
 use crate::clock::Clock;
-use crate::device::{Counters, Order, Report};
+use crate::device::{Counters, Order, PASSING, Report};
 use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands};
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
@@ -53,6 +53,11 @@ impl Part {
 /// The key in the durable memory of what a device wants to have kept.
 pub(super) fn key_of(device: &str, key: &str) -> String {
     format!("device/{device}/{key}")
+}
+
+/// Whether such a key is of this process alone.
+pub(super) fn is_passing(key: &str) -> bool {
+    key.strip_prefix("device/").and_then(|key| key.split_once('/')).is_some_and(|(_, key)| key.starts_with(PASSING))
 }
 
 /// What the hub listens to.

@@ -163,6 +163,11 @@ impl Daemon {
 
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
+        if heritage.state.is_none() {
+            for key in memory.recall("").into_keys().filter(|key| hub::is_passing(key)) {
+                memory.set(&key, None, false);
+            }
+        }
         let abnormal = state.begin(&Applied::of(&plan), heritage.state.take());
         let places: Vec<_> = plan.devices.iter().filter_map(|d| Some((d.spec.id, reload::Place::of(d)?))).collect();
         let kept = |id| places.iter().any(|(i, place)| *i == id && heritage.kept.contains(place));
