@@ -87,6 +87,7 @@ fn record(n: u64) -> Record {
         words: Default::default(),
         value: Value::Number(20.0 + (n % 100) as f64 / 10.0),
         quality: Quality::Good,
+        batch: None,
     }))
 }
 
@@ -125,7 +126,7 @@ impl Outbox for Drain {
             self.ended.notify_one();
         }
     }
-    fn refused(&self, _: u64, refusal: Refusal) {
+    fn refused(&self, _: u64, refusal: Refusal) -> bool {
         panic!("{refusal:?}");
     }
     fn link_up(&self) {

@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod figures;
+mod batches;
 mod health;
 mod hub;
 mod memory;
@@ -33,7 +34,7 @@ use crate::hal::Board;
 use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
 use crate::link::{Link, LinkHandle};
-use crate::model::DeviceId;
+use crate::model::{DeviceId, PointId};
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
 
@@ -195,11 +196,11 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let wants_fields: Vec<bool> = plan
-            .devices
-            .iter()
-            .map(|d| d.spec.points.iter().any(|id| plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)))
-            .collect();
+        let wants = |id: &PointId| {
+            let written = plan.logic.payloads.iter().any(|(of, payload)| of == id && payload.uses_fields());
+            written || plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)
+        };
+        let wants_fields: Vec<bool> = plan.devices.iter().map(|d| d.spec.points.iter().any(wants)).collect();
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
@@ -325,6 +326,7 @@ impl Daemon {
         if tokio::time::timeout(STOP_OUTPUTS, outputs).await.is_err() {
             log::error!("outputs did not take on_stop in time");
         }
+        self.flush().await;
         self.link_handle.stop(std::mem::take(&mut self.farewell), STOP_LINK);
         if tokio::time::timeout(STOP_LINK + Duration::from_secs(1), &mut self.link).await.is_err() {
             log::warn!("the link did not end in time");

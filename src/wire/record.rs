@@ -29,6 +29,33 @@ pub struct ReadingRecord {
     pub value: Value,
     /// Whether to believe it.
     pub quality: Quality,
+    /// Where it goes together with others.
+    pub batch: Option<Box<Batched>>,
+}
+
+/// How a reading goes together with others. It stands in the record, so that what waits goes as it was meant when it
+/// was read, whatever the file says by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batched {
+    /// The topic of the batch.
+    pub topic: String,
+    /// The name of the reading's point there.
+    pub point: String,
+    /// How long it may wait for others.
+    pub every: Duration,
+    /// With how many it goes at once.
+    pub max: u16,
+    /// It waits for nobody, and takes along who waits.
+    pub urgent: bool,
+}
+
+impl ReadingRecord {
+    /// What is said of it when it leaves.
+    pub(super) fn about(&self, sending: &Sending) -> About {
+        let taken = &sending.taken;
+        let (time, synced) = if sending.ours { taken.resolve(&sending.now) } else { (taken.wall, taken.synced) };
+        About { time, synced, seq: sending.seq, quality: self.quality }
+    }
 }
 
 /// One record.
@@ -41,7 +68,7 @@ pub enum Record {
 }
 
 /// What the queue and the clock know when a record is sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sending {
     /// The reading's number.
     pub seq: Option<u64>,
@@ -64,7 +91,7 @@ impl Record {
         w.u8(VERSION);
         match self {
             Record::Reading(r) => {
-                w.u8(0);
+                w.u8(if r.batch.is_some() { 2 } else { 0 });
                 w.text(&r.topic);
                 w.u8(r.qos.number());
                 w.u8(u8::from(r.retain));
@@ -96,6 +123,13 @@ impl Record {
                         w.u8(4);
                         w.bytes(b);
                     }
+                }
+                if let Some(batch) = &r.batch {
+                    w.text(&batch.topic);
+                    w.text(&batch.point);
+                    w.u32(u32::try_from(batch.every.as_millis()).unwrap_or(u32::MAX));
+                    w.u32(u32::from(batch.max));
+                    w.u8(u8::from(batch.urgent));
                 }
             }
             Record::Message(m) => {
@@ -130,7 +164,8 @@ impl Record {
                     Value::Text(t) => 4 + t.len(),
                     Value::Bytes(b) => 4 + b.len(),
                 };
-                11 + r.topic.len() + value
+                let batch = r.batch.as_ref().map_or(0, |b| 17 + b.topic.len() + b.point.len());
+                11 + r.topic.len() + value + batch
             }
             Record::Message(m) => 64 + m.topic.len() + m.payload.len(),
         }
@@ -143,7 +178,7 @@ impl Record {
             return Err("a record of another version");
         }
         let record = match r.u8()? {
-            0 => {
+            kind @ (0 | 2) => {
                 let topic = r.text()?;
                 let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
                 let retain = r.u8()? != 0;
@@ -168,7 +203,17 @@ impl Record {
                     4 => Value::Bytes(r.bytes()?.to_vec()),
                     _ => return Err("kind of value"),
                 };
-                Record::Reading(Box::new(ReadingRecord { topic, qos, retain, format, words, value, quality }))
+                let batch = match kind {
+                    2 => Some(Box::new(Batched {
+                        topic: r.text()?,
+                        point: r.text()?,
+                        every: Duration::from_millis(u64::from(r.u32()?)),
+                        max: u16::try_from(r.u32()?).map_err(|_| "batch")?,
+                        urgent: r.u8()? != 0,
+                    })),
+                    _ => None,
+                };
+                Record::Reading(Box::new(ReadingRecord { topic, qos, retain, format, words, value, quality, batch }))
             }
             1 => {
                 let topic = r.text()?;
@@ -196,10 +241,8 @@ impl Record {
         match self {
             Record::Message(m) => *m,
             Record::Reading(r) => {
-                let taken = &sending.taken;
-                let (time, synced) =
-                    if sending.ours { taken.resolve(&sending.now) } else { (taken.wall, taken.synced) };
-                let about = About { time, synced, seq: sending.seq, quality: r.quality };
+                let about = r.about(sending);
+                let (time, synced) = (about.time, about.synced);
                 let (payload, kind) = payload::reading(&r.value, &r.words.0, &r.words.1, r.format, &about);
                 let mut user = Vec::with_capacity(5);
                 user.push(("time".to_owned(), payload::time_text(time)));
@@ -301,6 +344,7 @@ mod tests {
             words: ("ON".into(), "OFF".into()),
             value,
             quality: Quality::Good,
+            batch: None,
         }
     }
     fn sending(ours: bool) -> Sending {
@@ -333,6 +377,15 @@ mod tests {
             let words = Default::default();
             all.push(Record::Reading(Box::new(ReadingRecord { words, format, ..reading(Value::Number(1.0)) })));
         }
+        let batch = Batched {
+            topic: "shed".into(),
+            point: "door".into(),
+            every: Duration::from_millis(1500),
+            max: 1000,
+            urgent: true,
+        };
+        let batched = ReadingRecord { batch: Some(Box::new(batch)), ..reading(Value::Bool(true)) };
+        all.push(Record::Reading(Box::new(batched)));
         for record in all {
             let bytes = record.encode();
             if let Record::Reading(_) = record {
@@ -362,7 +415,7 @@ mod tests {
             prop_assert_eq!(Record::decode(&r.encode()), Ok(r));
         }
         #[test]
-        fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0u8..3) {
+        fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0u8..4) {
             if let Some(b) = bytes.first_mut() { *b = first; }
             let _ = Record::decode(&bytes);
         }
