@@ -78,7 +78,7 @@ pub fn rough(time: Duration) -> String {
     let tenths = time.as_millis().div_ceil(100);
     let s = time.as_millis().div_ceil(1000);
     match s {
-        0..=10 if tenths % 10 != 0 => format!("{}.{} s", tenths / 10, tenths % 10),
+        0..=10 if !tenths.is_multiple_of(10) => format!("{}.{} s", tenths / 10, tenths % 10),
         0..=119 => format!("{s} s"),
         120..=7199 => format!("{} min", s.div_ceil(60)),
         7200..=172_799 => format!("{} h {} min", s / 3600, s / 60 % 60),
