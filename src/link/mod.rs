@@ -226,8 +226,9 @@ pub trait Outbox: Send + Sync {
     fn take(&self) -> Option<Outbound>;
     /// The broker has it (or, at QoS 0, the socket has).
     fn done(&self, token: u64);
-    /// The broker does not take it.
-    fn refused(&self, token: u64, refusal: Refusal);
+    /// The broker does not take it. False: it consists of several, which are given out again one by one, so that there
+    /// is nothing to tell yet.
+    fn refused(&self, token: u64, refusal: Refusal) -> bool;
     /// From now on records are taken. `connection` counts those that a broker has let in, from 1.
     fn link_up(&self, connection: u64);
     /// Whatever was taken and not done is to be given out again, in the old order.

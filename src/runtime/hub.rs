@@ -13,7 +13,7 @@ use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle};
-use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Properties, Qos, Refusal, Ticket};
 use crate::queue::{self, DiskState, Shared};
 use crate::wire::Record;
 
@@ -365,7 +365,7 @@ impl Hub {
             payload: serde_json::Value::Object(map).to_string().into_bytes(),
             qos: Qos::AtLeastOnce,
             retain: true,
-            properties: Default::default(),
+            properties: Properties { content_type: Some("application/json".into()), ..Properties::default() },
         };
         self.send(Outgoing {
             reading: false,

@@ -3,6 +3,7 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+mod batches;
 pub mod control;
 pub mod figures;
 mod health;
@@ -34,7 +35,7 @@ use crate::hal::Board;
 use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
 use crate::link::{Link, LinkHandle};
-use crate::model::DeviceId;
+use crate::model::{DeviceId, PointId};
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
 use crate::wire::sparkplug::bd_seq;
@@ -209,11 +210,11 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let wants_fields: Vec<bool> = plan
-            .devices
-            .iter()
-            .map(|d| d.spec.points.iter().any(|id| plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)))
-            .collect();
+        let wants = |id: &PointId| {
+            let written = plan.logic.payloads.iter().any(|(of, payload)| of == id && payload.uses_fields());
+            written || plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)
+        };
+        let wants_fields: Vec<bool> = plan.devices.iter().map(|d| d.spec.points.iter().any(wants)).collect();
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
@@ -340,6 +341,7 @@ impl Daemon {
         if tokio::time::timeout(STOP_OUTPUTS, outputs).await.is_err() {
             log::error!("outputs did not take on_stop in time");
         }
+        self.flush().await;
         self.link_handle.stop(std::mem::take(&mut self.farewell), STOP_LINK);
         if tokio::time::timeout(STOP_LINK + Duration::from_secs(1), &mut self.link).await.is_err() {
             log::warn!("the link did not end in time");

@@ -75,6 +75,7 @@ fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
         value: crate::model::Value::Number(1.0),
         quality: crate::model::Quality::Good,
         told: None,
+        batch: None,
     };
     let mono = clock.epoch().start.saturating_sub(5000);
     shared.lock().append(
