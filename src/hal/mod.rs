@@ -23,9 +23,9 @@ pub mod soft_pwm;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// A pin's physical level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
