@@ -12,6 +12,7 @@ mod memory;
 mod outbox;
 mod reload;
 mod requests;
+pub mod stage;
 mod state;
 mod supervisor;
 mod systemd;
@@ -145,12 +146,15 @@ impl Daemon {
         let mut options = plan.queue.clone();
         options.clock = outbox::queue_stamp(&now.stamp(), clock.epoch());
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
-        let shared = Shared::new(queue, clock.start());
+        let shared = Shared::new(queue, clock.start().into_std());
         let wake_hub = Arc::new(Notify::new());
         let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone(), plan.sparkplug.clone());
         let ready = outbox.clone();
-        let writer = Writer::start(shared.clone(), log, move || ready.news())
-            .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
+        let writer = match &heritage.stage {
+            Some(_) => stage::work_by_hand(shared.clone(), log, clock.clone(), move || ready.news()),
+            None => Writer::start(shared.clone(), log, move || ready.news())
+                .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?,
+        };
 
         #[cfg(feature = "broker")]
         let broker = match (plan.broker, heritage.broker.take()) {
@@ -178,7 +182,7 @@ impl Daemon {
             clock: clock.clone(),
             outbox: outbox.clone(),
         };
-        let socket = control::start(state.path(), desk);
+        let socket = if heritage.stage.is_some() { None } else { control::start(state.path(), desk) };
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
         let farewell = plan.link.will.iter().chain(&plan.link.beside).cloned().collect();
@@ -189,8 +193,16 @@ impl Daemon {
             let (last, clock) = (last_bd_seq(&memory.recall("")), clock.clone());
             link.will_of = Some(Arc::new(move |n| node.death(bd_seq(last, n), clock.now().wall)));
         }
-        let (link, link_handle) = Link::new(link, outbox.clone(), link_tx);
-        let link = tokio::spawn(link.run());
+        let (link, link_handle) = match &heritage.stage {
+            Some(stage) => {
+                let (link, handle) = stage.broker.link(link, outbox.clone(), link_tx);
+                (tokio::spawn(link), handle)
+            }
+            None => {
+                let (link, handle) = Link::new(link, outbox.clone(), link_tx);
+                (tokio::spawn(link.run()), handle)
+            }
+        };
 
         let (report_tx, report_rx) = mpsc::channel(REPORTS);
         let (answer_tx, answer_rx) = mpsc::channel(REPORTS);
@@ -220,7 +232,7 @@ impl Daemon {
             devices: specs,
             points: plan.points,
             chains: plan.chains,
-            logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
+            logic: Logic { zone: Some(Zone(clock.zone())), ..plan.logic },
             info,
             home_assistant: plan.home_assistant,
             sparkplug: plan.sparkplug,
@@ -289,7 +301,9 @@ impl Daemon {
             asks,
             wake: wake_hub,
         }));
-        systemd::start(control.clone());
+        if heritage.stage.is_none() {
+            systemd::start(control.clone());
+        }
         Ok(Daemon {
             control,
             wanted,
