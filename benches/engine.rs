@@ -46,6 +46,8 @@ fn point(id: u32) -> PointSpec {
         priority: Default::default(),
         expiry: None,
         payload: Default::default(),
+        own_payload: false,
+        batch: None,
         payload_on: "ON".into(),
         payload_off: "OFF".into(),
         unit: None,

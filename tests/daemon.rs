@@ -2,6 +2,8 @@
 
 #[path = "daemon/asking.rs"]
 mod asking;
+#[path = "daemon/batches.rs"]
+mod batches;
 #[path = "daemon/camera.rs"]
 mod camera;
 #[path = "daemon/counters.rs"]

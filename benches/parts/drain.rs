@@ -88,6 +88,7 @@ fn record(n: u64) -> Record {
         value: Value::Number(20.0 + (n % 100) as f64 / 10.0),
         quality: Quality::Good,
         told: None,
+        batch: None,
     }))
 }
 
@@ -126,7 +127,7 @@ impl Outbox for Drain {
             self.ended.notify_one();
         }
     }
-    fn refused(&self, _: u64, refusal: Refusal) {
+    fn refused(&self, _: u64, refusal: Refusal) -> bool {
         panic!("{refusal:?}");
     }
     fn link_up(&self, _: u64) {

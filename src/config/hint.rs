@@ -102,6 +102,7 @@ pub fn wanted(leaves: &[&Value]) -> String {
             Some("size") => "a size with a unit (such as 64MiB)".to_owned(),
             Some("on-off") => "true or false".to_owned(),
             Some("pin") => "a pin (such as 17)".to_owned(),
+            Some("template") => "a template with {{ value }} in it".to_owned(),
             Some("usb-id") => "a USB id (such as 0403)".to_owned(),
             Some("name") => "a name".to_owned(),
             Some("topic") => "a topic".to_owned(),

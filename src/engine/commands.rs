@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::config::scalar::Span;
 use crate::model::{
     Action, Deliver, DeviceId, DeviceStatus, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority,
-    Properties, Qos, Refusal, Takes, Ticket, Value, Wall,
+    Properties, Qos, Refusal, Takes, Ticket, Value, Wall, rough,
 };
 use crate::wire::command::{self, Switch};
 use crate::wire::payload;
+use crate::wire::topics::REQUESTS;
 use crate::wire::{Record, Route, Topics};
 
 use super::outputs::{self, Verdict};
@@ -174,7 +174,8 @@ impl Engine {
             fx.push(Effect::Ack(message.ack));
             return;
         }
-        let Some(route) = self.topics.route(&message.topic).cloned() else {
+        let asked = || self.topics.asked(&message.topic).map(|verb| Route::Request(verb.to_owned()));
+        let Some(route) = self.topics.route(&message.topic).cloned().or_else(asked) else {
             // a subscription that an earlier configuration left at the broker
             fx.push(Effect::Ack(message.ack));
             return;
@@ -244,6 +245,15 @@ impl Engine {
                 self,
                 &reply,
                 "a retained request is old news; publish it without the retain flag".into(),
+                fx,
+            );
+        }
+        if !REQUESTS.contains(&verb) {
+            let known = REQUESTS.join(", ");
+            return refuse(
+                self,
+                &reply,
+                format!("there is no request `{}`; there are {known}", verb.chars().take(64).collect::<String>()),
                 fx,
             );
         }
@@ -458,7 +468,7 @@ impl Engine {
             }
             let holds = wish.ttl.or(limits.map(|l| l.command_ttl)).unwrap_or(HOLDS);
             if age(time, now) > holds {
-                let text = format!("it was wished {} ago and holds for {}", Span(age(time, now)), Span(holds));
+                let text = format!("it was wished {} ago and holds for {}", rough(age(time, now)), rough(holds));
                 return Some(Outcome::because(OutcomeKind::Expired, text));
             }
         } else if message.backlog && wish.ttl.is_some() && message.properties.expiry.is_none() {
@@ -567,7 +577,7 @@ impl Engine {
                 // without a time the ttl counts from when it came
                 Some(ttl) if asked.wish.time.is_none() && waited > ttl => {
                     let text =
-                        format!("it waited {} for the command before it and holds for {}", Span(waited), Span(ttl));
+                        format!("it waited {} for the command before it and holds for {}", rough(waited), rough(ttl));
                     let outcome = Outcome::because(OutcomeKind::Expired, text);
                     self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
                     fx.push(Effect::Ack(message.ack));

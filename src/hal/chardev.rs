@@ -20,7 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use gpiocdev::line::{Bias, Direction, EdgeDetection, EdgeEvent, EdgeKind, Value};
 use gpiocdev::request::Config;

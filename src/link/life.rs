@@ -404,8 +404,9 @@ impl Link {
                     true => Refusal::Retry,
                     false => Refusal::DeadLetter { code, text: text.clone() },
                 };
-                self.outbox.refused(token, refusal);
-                self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: !retry });
+                if self.outbox.refused(token, refusal) {
+                    self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: !retry });
+                }
             }
             Sent::Own(topic) => {
                 let topic = clean(&topic);

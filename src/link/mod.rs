@@ -18,7 +18,7 @@
 //! next, and when), `fit` (what this broker can take), `reason` (what a failure means, in words), `backlog` (what was
 //! stored while we were away), `poison` (the record that ends every connection). `preferred` finds the way back to the
 //! first broker of the list. MQTT knows one will for a connection: `witness` keeps the others, on connections of their
-//! own that live and die with the first.
+//! own that live and die with the first. `stand_in` is a broker in memory behind the same door, for `pinpost test`.
 //!
 //! How the library is tamed: each connection is a fresh client and event loop, because a used one carries packets and
 //! ids over; it is polled in a task that is never interrupted but only ended as a whole; answers read before an error
@@ -42,6 +42,7 @@ mod session;
 mod session_v4;
 mod session_v5;
 pub mod simple;
+pub mod stand_in;
 pub mod tls;
 pub mod url;
 mod window;
@@ -226,8 +227,9 @@ pub trait Outbox: Send + Sync {
     fn take(&self) -> Option<Outbound>;
     /// The broker has it (or, at QoS 0, the socket has).
     fn done(&self, token: u64);
-    /// The broker does not take it.
-    fn refused(&self, token: u64, refusal: Refusal);
+    /// The broker does not take it. False: it consists of several, which are given out again one by one, so that there
+    /// is nothing to tell yet.
+    fn refused(&self, token: u64, refusal: Refusal) -> bool;
     /// From now on records are taken. `connection` counts those that a broker has let in, from 1.
     fn link_up(&self, connection: u64);
     /// Whatever was taken and not done is to be given out again, in the old order.

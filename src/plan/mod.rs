@@ -446,6 +446,9 @@ impl Resolver<'_> {
     ) -> DevicePlan {
         let first = all.specs.len() as u32;
         let only = built.points.len() == 1;
+        if section == "devices" {
+            self.batch(name, only, topics, all);
+        }
         for draft in &built.points {
             self.point((section, id, name), draft, only, topics, all);
         }

@@ -1,11 +1,11 @@
 //! The hub: the one loop that feeds events to the engine and carries its effects out. It decides nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
 use crate::device::{Counters, Order, PASSING, Report};
@@ -13,7 +13,7 @@ use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle};
-use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Properties, Qos, Refusal, Ticket};
 use crate::queue::{self, DiskState, Shared};
 use crate::wire::Record;
 
@@ -129,8 +129,8 @@ impl Hub {
                 },
                 Some((pin, high)) = ears.levels.recv() => self.feed(Event::SimLevel(pin, high), &mut fx),
                 () = ears.wake.notified() => {}
-                () = sleep_until(hold.unwrap_or_else(Instant::now).into()), if hold.is_some() => {}
-                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
+                () = sleep_until(hold.unwrap_or_else(Instant::now)), if hold.is_some() => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.feed(Event::Wake, &mut fx);
                 }
                 Some(ask) = ears.asks.recv() => match ask {
@@ -369,7 +369,7 @@ impl Hub {
             payload: serde_json::Value::Object(map).to_string().into_bytes(),
             qos: Qos::AtLeastOnce,
             retain: true,
-            properties: Default::default(),
+            properties: Properties { content_type: Some("application/json".into()), ..Properties::default() },
         };
         self.send(Outgoing {
             reading: false,

@@ -3,6 +3,7 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+mod batches;
 pub mod control;
 pub mod figures;
 mod health;
@@ -11,6 +12,7 @@ mod memory;
 mod outbox;
 mod reload;
 mod requests;
+pub mod stage;
 mod state;
 mod supervisor;
 mod systemd;
@@ -34,7 +36,7 @@ use crate::hal::Board;
 use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
 use crate::link::{Link, LinkHandle};
-use crate::model::DeviceId;
+use crate::model::{DeviceId, PointId};
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
 use crate::wire::sparkplug::bd_seq;
@@ -144,12 +146,15 @@ impl Daemon {
         let mut options = plan.queue.clone();
         options.clock = outbox::queue_stamp(&now.stamp(), clock.epoch());
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
-        let shared = Shared::new(queue, clock.start());
+        let shared = Shared::new(queue, clock.start().into_std());
         let wake_hub = Arc::new(Notify::new());
         let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone(), plan.sparkplug.clone());
         let ready = outbox.clone();
-        let writer = Writer::start(shared.clone(), log, move || ready.news())
-            .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
+        let writer = match &heritage.stage {
+            Some(_) => stage::work_by_hand(shared.clone(), log, clock.clone(), move || ready.news()),
+            None => Writer::start(shared.clone(), log, move || ready.news())
+                .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?,
+        };
 
         #[cfg(feature = "broker")]
         let broker = match (plan.broker, heritage.broker.take()) {
@@ -177,7 +182,7 @@ impl Daemon {
             clock: clock.clone(),
             outbox: outbox.clone(),
         };
-        let socket = control::start(state.path(), desk);
+        let socket = if heritage.stage.is_some() { None } else { control::start(state.path(), desk) };
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
         let mut farewell: Vec<_> = plan.link.will.iter().cloned().collect();
@@ -192,8 +197,16 @@ impl Daemon {
             let (last, clock) = (last_bd_seq(&memory.recall("")), clock.clone());
             link.will_of = Some(Arc::new(move |n| node.death(bd_seq(last, n), clock.now().wall)));
         }
-        let (link, link_handle) = Link::new(link, outbox.clone(), link_tx);
-        let link = tokio::spawn(link.run());
+        let (link, link_handle) = match &heritage.stage {
+            Some(stage) => {
+                let (link, handle) = stage.broker.link(link, outbox.clone(), link_tx);
+                (tokio::spawn(link), handle)
+            }
+            None => {
+                let (link, handle) = Link::new(link, outbox.clone(), link_tx);
+                (tokio::spawn(link.run()), handle)
+            }
+        };
 
         let (report_tx, report_rx) = mpsc::channel(REPORTS);
         let (answer_tx, answer_rx) = mpsc::channel(REPORTS);
@@ -213,17 +226,17 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let wants_fields: Vec<bool> = plan
-            .devices
-            .iter()
-            .map(|d| d.spec.points.iter().any(|id| plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)))
-            .collect();
+        let wants = |id: &PointId| {
+            let written = plan.logic.payloads.iter().any(|(of, payload)| of == id && payload.uses_fields());
+            written || plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)
+        };
+        let wants_fields: Vec<bool> = plan.devices.iter().map(|d| d.spec.points.iter().any(wants)).collect();
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
             points: plan.points,
             chains: plan.chains,
-            logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
+            logic: Logic { zone: Some(Zone(clock.zone())), ..plan.logic },
             info,
             home_assistant: plan.home_assistant,
             sparkplug: plan.sparkplug,
@@ -293,7 +306,9 @@ impl Daemon {
             asks,
             wake: wake_hub,
         }));
-        systemd::start(control.clone());
+        if heritage.stage.is_none() {
+            systemd::start(control.clone());
+        }
         Ok(Daemon {
             control,
             wanted,
@@ -345,6 +360,7 @@ impl Daemon {
         if tokio::time::timeout(STOP_OUTPUTS, outputs).await.is_err() {
             log::error!("outputs did not take on_stop in time");
         }
+        self.flush().await;
         self.link_handle.stop(std::mem::take(&mut self.farewell), STOP_LINK);
         if tokio::time::timeout(STOP_LINK + Duration::from_secs(1), &mut self.link).await.is_err() {
             log::warn!("the link did not end in time");

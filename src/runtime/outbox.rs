@@ -1,7 +1,7 @@
 //! The queue as the link sees it: records become messages when they leave.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use crate::queue::{self, Gap, Shared};
 use crate::wire::Record;
 use crate::wire::record::Sending;
 use crate::wire::sparkplug::{self, Data, Speaker, Word};
+
+use super::batches::{Batches, Held};
 
 /// A stamp as the queue keeps it: by the clock of this boot, so that a later process can put it right too.
 pub(super) fn queue_stamp(stamp: &Stamp, epoch: Epoch) -> queue::Stamp {
@@ -128,6 +130,10 @@ pub(super) struct QueueOutbox {
     paced: AtomicBool,
     /// Where the gateway is a Sparkplug node: what it says there.
     stage: Option<Mutex<Stage>>,
+    /// Readings that wait for others. Never locked before the queue is let go.
+    batches: Mutex<Batches>,
+    /// For which moment a timer is set that lets a batch go, in milliseconds of the clock; 0: none is.
+    ripens: AtomicU64,
     /// For timers, which must not keep it alive.
     this: Weak<QueueOutbox>,
 }
@@ -149,6 +155,8 @@ impl QueueOutbox {
             holding: AtomicBool::new(false),
             paced: AtomicBool::new(false),
             stage: sparkplug.map(|settings| Mutex::new(Stage::new(settings))),
+            batches: Mutex::default(),
+            ripens: AtomicU64::new(0),
             this: this.clone(),
         })
     }
@@ -218,6 +226,40 @@ impl QueueOutbox {
         gaps
     }
 
+    fn batches(&self) -> MutexGuard<'_, Batches> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on no reading waits for others.
+    pub(super) fn flush(&self) {
+        self.batches().flush();
+        self.link.notify_one();
+    }
+
+    /// Whether readings are on their way in batches, or wait for others.
+    pub(super) fn holds(&self) -> bool {
+        self.batches().holds()
+    }
+
+    /// Sets a timer for the next batch that goes of itself.
+    fn wake_link_for_batch(&self, now: Duration) {
+        let Some(due) = self.batches().due() else { return };
+        let (wait, due) = (due.saturating_sub(now), (due.as_millis() as u64).max(1));
+        let set = self.ripens.load(Ordering::Relaxed);
+        if set != 0 && set <= due {
+            return;
+        }
+        self.ripens.store(due, Ordering::Relaxed);
+        let this = self.this.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            if let Some(this) = this.upgrade() {
+                let _ = this.ripens.compare_exchange(due, 0, Ordering::Relaxed, Ordering::Relaxed);
+                this.link.notify_one();
+            }
+        });
+    }
+
     fn wake_link_after(&self, wait: Duration) {
         if self.paced.swap(true, Ordering::Relaxed) {
             return;
@@ -247,6 +289,14 @@ impl Outbox for QueueOutbox {
                 }
             }
             let epoch = self.clock.epoch();
+            let by_boot = Now { mono: Mono(now.mono.0 + Duration::from_millis(epoch.start)), ..now };
+            {
+                let mut batches = self.batches();
+                batches.ripen(now.mono.0);
+                if let Some((token, message)) = batches.next(&by_boot) {
+                    return Some(Outbound { token: Some(token), message });
+                }
+            }
             let mut queue = self.queue.lock();
             // The queue learns of a clock that was set.
             queue.set_clock(now.mono.0, queue_stamp(&now.stamp(), epoch));
@@ -260,6 +310,7 @@ impl Outbox for QueueOutbox {
                 if let Some(wait) = wait {
                     self.wake_link_after(wait);
                 }
+                self.wake_link_for_batch(now.mono.0);
                 let stage = stage.as_mut().filter(|stage| stage.speaker.haunted() && self.idle())?;
                 return stage.speaker.idle(now.wall).map(|message| Outbound { token: None, message });
             };
@@ -274,16 +325,24 @@ impl Outbox for QueueOutbox {
                 },
                 ours: out.stamp.boot == epoch.id,
                 expires_in: out.expires_in,
-                now: Now { mono: Mono(now.mono.0 + Duration::from_millis(epoch.start)), ..now },
+                now: by_boot,
             };
             match Record::decode(&out.body) {
                 Ok(record) => {
-                    let token = Some(out.token);
-                    let Some(stage) = &mut stage else {
-                        return Some(Outbound { token, message: record.into_message(&sending) });
-                    };
-                    stage.read(&record, &sending);
-                    stage.ready.push_back(Outbound { token, message: record.into_message(&sending) });
+                    if let Some(stage) = &mut stage {
+                        stage.read(&record, &sending);
+                    }
+                    match record {
+                        Record::Reading(reading) if reading.batch.is_some() => {
+                            self.batches().add(Held { token: out.token, reading, sending }, now.mono.0);
+                        }
+                        record => {
+                            let last = Outbound { token: Some(out.token), message: record.into_message(&sending) };
+                            // what Sparkplug says of it goes first
+                            let Some(stage) = &mut stage else { return Some(last) };
+                            stage.ready.push_back(last);
+                        }
+                    }
                 }
                 Err(why) => {
                     log::error!("a record of the queue cannot be read: {why}");
@@ -294,18 +353,37 @@ impl Outbox for QueueOutbox {
     }
 
     fn done(&self, token: u64) {
+        let batch = self.batches().done(token);
         let mut queue = self.queue.lock();
-        queue.done(token);
+        match batch {
+            Some(tokens) => tokens.into_iter().for_each(|token| queue.done(token)),
+            None => queue.done(token),
+        }
         self.others.notify_waiters();
         if self.holding.load(Ordering::Relaxed) && !queue.pressed() {
             self.hub.notify_one();
         }
     }
 
-    fn refused(&self, token: u64, refusal: Refusal) {
-        match refusal {
-            Refusal::Retry => self.queue.lock().retry(token),
-            Refusal::DeadLetter { text, .. } => self.queue.lock().refuse(token, &text, self.clock.now().mono.0),
+    fn refused(&self, token: u64, refusal: Refusal) -> bool {
+        let parts = match &refusal {
+            Refusal::Retry => self.batches().done(token),
+            Refusal::DeadLetter { code, .. } => self.batches().take_apart(token, *code),
+        };
+        let mut queue = self.queue.lock();
+        match (refusal, parts) {
+            (refusal, Some(tokens)) => {
+                tokens.into_iter().for_each(|token| queue.retry(token));
+                refusal == Refusal::Retry
+            }
+            (Refusal::Retry, None) => {
+                queue.retry(token);
+                true
+            }
+            (Refusal::DeadLetter { text, .. }, None) => {
+                queue.refuse(token, &text, self.clock.now().mono.0);
+                true
+            }
         }
     }
 
@@ -321,6 +399,7 @@ impl Outbox for QueueOutbox {
     }
 
     fn link_down(&self) {
+        self.batches().clear();
         if self.stage().is_none_or(|mut stage| stage.cut()) {
             self.queue.lock().link_down();
         }

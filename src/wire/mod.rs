@@ -1,5 +1,6 @@
 //! MQTT WORDS, pure: topics, payloads and records. No clock, no socket.
 
+pub mod batch;
 pub mod command;
 pub mod home_assistant;
 mod home_assistant_words;

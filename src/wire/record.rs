@@ -12,6 +12,12 @@ use super::payload::{self, About};
 use super::sparkplug::Told;
 
 const VERSION: u8 = 1;
+/// Kinds: a reading, a message, a reading with its place in Sparkplug, one with its batch, one with both.
+const READING: u8 = 0;
+const MESSAGE: u8 = 1;
+const TOLD: u8 = 2;
+const BATCHED: u8 = 3;
+const TOLD_AND_BATCHED: u8 = 4;
 
 /// A reading on its way.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +38,32 @@ pub struct ReadingRecord {
     pub quality: Quality,
     /// Its place in Sparkplug, where that is spoken.
     pub told: Option<Box<Told>>,
+    /// Where it goes together with others.
+    pub batch: Option<Box<Batched>>,
+}
+
+/// How a reading goes together with others. It stands in the record, so that what waits goes as it was meant when it
+/// was read, whatever the file says by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batched {
+    /// The topic of the batch.
+    pub topic: String,
+    /// The name of the reading's point there.
+    pub point: String,
+    /// How long it may wait for others.
+    pub every: Duration,
+    /// With how many it goes at once.
+    pub max: u16,
+    /// It waits for nobody, and takes along who waits.
+    pub urgent: bool,
+}
+
+impl ReadingRecord {
+    /// What is said of it when it leaves.
+    pub(super) fn about(&self, sending: &Sending) -> About {
+        let (time, synced) = sending.time();
+        About { time, synced, seq: sending.seq, quality: self.quality }
+    }
 }
 
 /// One record.
@@ -44,7 +76,7 @@ pub enum Record {
 }
 
 /// What the queue and the clock know when a record is sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sending {
     /// The reading's number.
     pub seq: Option<u64>,
@@ -74,7 +106,12 @@ impl Record {
         w.u8(VERSION);
         match self {
             Record::Reading(r) => {
-                w.u8(if r.told.is_some() { 2 } else { 0 });
+                w.u8(match (&r.told, &r.batch) {
+                    (None, None) => READING,
+                    (Some(_), None) => TOLD,
+                    (None, Some(_)) => BATCHED,
+                    (Some(_), Some(_)) => TOLD_AND_BATCHED,
+                });
                 w.text(&r.topic);
                 w.u8(r.qos.number());
                 w.u8(u8::from(r.retain));
@@ -97,9 +134,16 @@ impl Record {
                         w.value(value, ("", ""));
                     }
                 }
+                if let Some(batch) = &r.batch {
+                    w.text(&batch.topic);
+                    w.text(&batch.point);
+                    w.u32(u32::try_from(batch.every.as_millis()).unwrap_or(u32::MAX));
+                    w.u32(u32::from(batch.max));
+                    w.u8(u8::from(batch.urgent));
+                }
             }
             Record::Message(m) => {
-                w.u8(1);
+                w.u8(MESSAGE);
                 w.text(&m.topic);
                 w.u8(m.qos.number());
                 w.u8(u8::from(m.retain));
@@ -134,7 +178,8 @@ impl Record {
                     let own = told.value.as_ref().map_or(0, |v| 1 + value(v, 0));
                     9 + told.device.len() + told.metric.len() + own
                 });
-                11 + r.topic.len() + value(&r.value, r.words.0.len() + r.words.1.len()) + told
+                let batch = r.batch.as_ref().map_or(0, |b| 17 + b.topic.len() + b.point.len());
+                11 + r.topic.len() + value(&r.value, r.words.0.len() + r.words.1.len()) + told + batch
             }
             Record::Message(m) => 64 + m.topic.len() + m.payload.len(),
         }
@@ -147,7 +192,7 @@ impl Record {
             return Err("a record of another version");
         }
         let record = match r.u8()? {
-            kind @ (0 | 2) => {
+            kind @ (READING | TOLD | BATCHED | TOLD_AND_BATCHED) => {
                 let topic = r.text()?;
                 let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
                 let retain = r.u8()? != 0;
@@ -163,16 +208,36 @@ impl Record {
                 };
                 let (value, words) = r.value()?;
                 let told = match kind {
-                    0 => None,
+                    READING | BATCHED => None,
                     _ => {
                         let (device, metric) = (r.text()?, r.text()?);
                         let value = if r.u8()? == 0 { None } else { Some(r.value()?.0) };
                         Some(Box::new(Told { device, metric, value }))
                     }
                 };
-                Record::Reading(Box::new(ReadingRecord { topic, qos, retain, format, words, value, quality, told }))
+                let batch = match kind {
+                    BATCHED | TOLD_AND_BATCHED => Some(Box::new(Batched {
+                        topic: r.text()?,
+                        point: r.text()?,
+                        every: Duration::from_millis(u64::from(r.u32()?)),
+                        max: u16::try_from(r.u32()?).map_err(|_| "batch")?,
+                        urgent: r.u8()? != 0,
+                    })),
+                    _ => None,
+                };
+                Record::Reading(Box::new(ReadingRecord {
+                    topic,
+                    qos,
+                    retain,
+                    format,
+                    words,
+                    value,
+                    quality,
+                    told,
+                    batch,
+                }))
             }
-            1 => {
+            MESSAGE => {
                 let topic = r.text()?;
                 let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
                 let retain = r.u8()? != 0;
@@ -198,8 +263,8 @@ impl Record {
         match self {
             Record::Message(m) => *m,
             Record::Reading(r) => {
-                let (time, synced) = sending.time();
-                let about = About { time, synced, seq: sending.seq, quality: r.quality };
+                let about = r.about(sending);
+                let (time, synced) = (about.time, about.synced);
                 let (payload, kind) = payload::reading(&r.value, &r.words.0, &r.words.1, r.format, &about);
                 let mut user = Vec::with_capacity(5);
                 user.push(("time".to_owned(), payload::time_text(time)));
@@ -334,6 +399,7 @@ mod tests {
             value,
             quality: Quality::Good,
             told: None,
+            batch: None,
         }
     }
     fn sending(ours: bool) -> Sending {
@@ -370,6 +436,18 @@ mod tests {
             let told = Some(Box::new(Told { device: "weather".into(), metric: "temperature".into(), value }));
             all.push(Record::Reading(Box::new(ReadingRecord { told, ..reading(Value::Bool(true)) })));
         }
+        let batch = Batched {
+            topic: "shed".into(),
+            point: "door".into(),
+            every: Duration::from_millis(1500),
+            max: 1000,
+            urgent: true,
+        };
+        let told = Told { device: "shed".into(), metric: "door".into(), value: Some(Value::Number(2.0)) };
+        for told in [None, Some(Box::new(told))] {
+            let batch = Some(Box::new(batch.clone()));
+            all.push(Record::Reading(Box::new(ReadingRecord { told, batch, ..reading(Value::Bool(true)) })));
+        }
         for record in all {
             let bytes = record.encode();
             if let Record::Reading(_) = record {
@@ -399,7 +477,7 @@ mod tests {
             prop_assert_eq!(Record::decode(&r.encode()), Ok(r));
         }
         #[test]
-        fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0u8..3) {
+        fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0u8..4) {
             if let Some(b) = bytes.first_mut() { *b = first; }
             let _ = Record::decode(&bytes);
         }

@@ -105,7 +105,7 @@ impl Outbox for Memory {
         drop(inner);
         self.changed.notify_one();
     }
-    fn refused(&self, token: u64, refusal: Refusal) {
+    fn refused(&self, token: u64, refusal: Refusal) -> bool {
         let mut inner = self.inner.lock().unwrap();
         let message = inner.taken.remove(&token).expect("refused once, and only what was taken");
         match refusal {
@@ -120,6 +120,7 @@ impl Outbox for Memory {
         }
         drop(inner);
         self.changed.notify_one();
+        true
     }
     fn link_up(&self, _: u64) {
         self.inner.lock().unwrap().queue.link_up();
