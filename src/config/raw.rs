@@ -34,6 +34,8 @@ pub struct Raw {
     pub homeassistant: Option<HomeAssistant>,
     /// The Sparkplug B edge node that the gateway is; only when it is wanted.
     pub sparkplug: Option<Sparkplug>,
+    /// The Homie device that the gateway is; only when it is wanted.
+    pub homie: Option<Homie>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -262,6 +264,14 @@ pub struct Sparkplug {
     pub node: Option<String>,
     /// The host that must listen; without it everything waits. Default: none.
     pub primary_host: Option<String>,
+}
+
+/// The Homie device that the gateway is.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Homie {
+    /// The first level of its topics; default homie.
+    pub domain: Option<String>,
 }
 
 /// What every point takes unless it says otherwise.

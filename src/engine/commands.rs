@@ -179,6 +179,7 @@ impl Engine {
             Route::HomeAssistant => self.home_assistant(&message, now, fx),
             Route::Sparkplug(device) => self.spark_command(device, &message, now, fx),
             Route::SparkplugHost => self.spark_host(&message, now, fx),
+            Route::Homie(device, target) => self.homie_set(device, target, &message, now, fx),
             Route::Request(verb) => self.request(&verb, &message, now, fx),
             Route::Device { device, point, verb } => {
                 let reply = self.reply_to(&message, Topics::result_of(&message.topic));

@@ -11,6 +11,7 @@ pub mod bridge;
 pub mod commands;
 mod discovery;
 pub mod filters;
+mod homie;
 pub mod logic;
 pub mod outputs;
 pub mod points;
@@ -30,6 +31,7 @@ use crate::model::{
     Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::home_assistant::Settings;
+use crate::wire::homie::Settings as HomieSettings;
 use crate::wire::sparkplug as spb;
 use crate::wire::{Record, Topics, payload};
 
@@ -77,6 +79,8 @@ pub enum Event {
     Wake,
     /// Something to be said on `bridge/event`.
     Say(serde_json::Value),
+    /// How full the queue is, percent.
+    QueueFill(u8),
     /// The daemon stops in order: outputs take their `on_stop`, but not these, which the next one takes over at once.
     Stop(Vec<DeviceId>),
 }
@@ -159,6 +163,8 @@ pub struct Setup {
     pub home_assistant: Option<Settings>,
     /// The Sparkplug edge node, where it is one.
     pub sparkplug: Option<spb::Settings>,
+    /// The Homie device, where it is one.
+    pub homie: Option<HomieSettings>,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
     pub memory: BTreeMap<String, serde_json::Value>,
     /// This run of the machine, and where [`Mono`] began in it.
@@ -180,6 +186,7 @@ pub struct Engine {
     reactions: Reactions,
     relays: relays::Relays,
     node: sparkplug::Node,
+    homie: homie::Homie,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -200,6 +207,8 @@ impl Engine {
             &setup.memory,
         );
         let node = sparkplug::Node::new(setup.sparkplug, &setup.devices, &setup.memory);
+        let name = setup.info.name.clone().unwrap_or_else(|| setup.info.id.clone());
+        let homie = homie::Homie::new(setup.homie, name, (&setup.devices, &setup.points), &setup.memory);
         let told = node.place(&setup.devices, &setup.points);
         let Logic { zone, alarms, payloads, computed, rules, requires, relays } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
@@ -216,6 +225,7 @@ impl Engine {
             reactions,
             relays: relays::Relays::new(relays),
             node,
+            homie,
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -240,7 +250,12 @@ impl Engine {
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
         let start = fx.len();
+        let came = event == Event::LinkUp;
         self.decide_on(event, now, fx);
+        match came {
+            true => self.homie_introduce(fx),
+            false => self.homie_readings(start, fx),
+        }
         self.relay_readings(start, now, fx);
         for (device, text) in self.outputs.take_told() {
             let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
@@ -283,6 +298,7 @@ impl Engine {
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
             Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
+            Event::QueueFill(percent) => self.homie_fill(percent, fx),
             Event::Stop(keep) => {
                 self.stopping = true;
                 let writes = self.outputs.stop(&keep, now);
@@ -372,6 +388,7 @@ impl Engine {
         self.bridge.status(&self.topics, &self.devices, device, status, now, fx);
         if changed {
             self.spark_status(device, now, fx);
+            self.homie_state(device, fx);
         }
     }
 

@@ -58,6 +58,9 @@ pub fn explain(plan: &Plan) -> String {
         let host = node.primary_host.as_ref().map_or(String::new(), |h| format!(", waits for the host {h}"));
         let _ = writeln!(out, "sparkplug node {}/{}{host}", node.group, node.node);
     }
+    if let Some(homie) = &plan.homie {
+        let _ = writeln!(out, "homie device {}", homie.attribute(&homie.root, "").trim_end_matches('/'));
+    }
     for device in &plan.devices {
         let _ = writeln!(out, "\n{} ({}): {}", device.spec.name, device.spec.kind, device.notes.join("; "));
         let _ = writeln!(out, "  availability  {}", plan.topics.availability(&device.spec.name));
@@ -218,6 +221,7 @@ pub fn explain_json(plan: &Plan) -> Json {
             "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
         "broker": plan.broker.map(|b| b.to_string()),
+        "homie": plan.homie.as_ref().map(|homie| json!({ "domain": homie.domain, "device": homie.root })),
         "sparkplug": plan.sparkplug.as_ref().map(|node| {
             json!({ "group": node.group, "node": node.node, "primary_host": node.primary_host })
         }),

@@ -7,6 +7,7 @@ pub mod board;
 mod explain;
 mod flows;
 mod home_assistant;
+mod homie;
 mod link;
 mod logic;
 mod points;
@@ -85,6 +86,8 @@ pub struct Plan {
     pub home_assistant: Option<Settings>,
     /// The Sparkplug edge node, where it is one.
     pub sparkplug: Option<crate::wire::sparkplug::Settings>,
+    /// The Homie device, where it is one.
+    pub homie: Option<crate::wire::homie::Settings>,
     /// All topics.
     pub topics: Topics,
     /// Short digest of the file's text.
@@ -228,6 +231,7 @@ impl Resolver<'_> {
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
         let sparkplug = self.sparkplug(&id, &devices, &all, &mut topics);
+        let homie = self.homie(&id, &devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
             for pin in (0..=HEADER_LAST).chain(pins.iter().map(|p| p.0).filter(|p| *p > HEADER_LAST)) {
@@ -255,6 +259,7 @@ impl Resolver<'_> {
             logic,
             home_assistant,
             sparkplug,
+            homie,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
