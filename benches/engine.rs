@@ -82,6 +82,7 @@ fn thinking(points: u32, filters: &str, logic: Logic) -> Engine {
         logic,
         info: Info::default(),
         home_assistant: None,
+        sparkplug: None,
         memory: Default::default(),
         boot: Default::default(),
         abnormal: false,

@@ -40,6 +40,8 @@ mod sensors;
 mod serial;
 #[path = "daemon/sniff.rs"]
 mod sniff;
+#[path = "daemon/sparkplug.rs"]
+mod sparkplug;
 #[path = "daemon/storm.rs"]
 mod storm;
 mod support;

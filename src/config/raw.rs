@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::flows::Relays;
 use super::logic::{Alarm, ComputedPoints, Rules};
@@ -32,6 +32,8 @@ pub struct Raw {
     pub gpio: Gpio,
     /// What Home Assistant is told; only when it is wanted.
     pub homeassistant: Option<HomeAssistant>,
+    /// The Sparkplug B edge node that the gateway is; only when it is wanted.
+    pub sparkplug: Option<Sparkplug>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -219,6 +221,37 @@ pub struct Gpio {
     /// For chardev: the chip's label (`pinctrl-rp1`), name (`gpiochip0`) or path; default: the header's chip of a
     /// Raspberry Pi, or the only one.
     pub chip: Option<String>,
+    /// Port expanders with a kernel driver, an MCP23017 say: their lines are pins beside those of the header.
+    pub expanders: Vec<Expander>,
+}
+
+impl Gpio {
+    /// The chip of a pin, and its number there. Without a chip it is the header's.
+    pub fn place(&self, pin: u8) -> (Option<&str>, u8) {
+        match self.expanders.iter().find(|e| e.pins().contains(&u16::from(pin))) {
+            Some(expander) => (Some(&expander.chip), pin - expander.first),
+            None => (self.chip.as_deref(), pin),
+        }
+    }
+}
+
+/// A GPIO chip beside the header's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Expander {
+    /// Its label (`mcp23017`), name (`gpiochip2`) or path.
+    pub chip: String,
+    /// The number of its line 0 in this file, from 28: with 100 its lines are the pins 100, 101 and so on.
+    pub first: u8,
+    /// How many lines it has; default 16.
+    pub lines: Option<u8>,
+}
+
+impl Expander {
+    /// Its pins in this file.
+    pub fn pins(&self) -> std::ops::Range<u16> {
+        let first = u16::from(self.first);
+        first..first + u16::from(self.lines.unwrap_or(16))
+    }
 }
 
 /// How the pins are reached.
@@ -246,6 +279,17 @@ pub struct HomeAssistant {
     /// Where Home Assistant says that it is online; default PREFIX/status.
     #[schemars(extend("format" = "topic"))]
     pub status_topic: Option<String>,
+}
+
+/// The Sparkplug B edge node that the gateway is.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Sparkplug {
+    /// The group, as the host calls it.
+    pub group: String,
+    /// The edge node's name; default: `gateway.id`.
+    pub node: Option<String>,
+    /// The host that must listen; without it everything waits. Default: none.
+    pub primary_host: Option<String>,
 }
 
 /// What every point takes unless it says otherwise.
@@ -349,6 +393,16 @@ pub enum OneOrMany {
     One(String),
     /// Several, in order.
     Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// How many.
+    pub fn count(&self) -> usize {
+        match self {
+            OneOrMany::One(_) => 1,
+            OneOrMany::Many(list) => list.len(),
+        }
+    }
 }
 
 /// A byte stream: exactly one of `path`, `usb`, `tcp`, `command`.

@@ -3,6 +3,7 @@
 //! Two forms of the same thing: [`plain`] for [`super::walk`], brought to few and simple shapes, and [`for_editors`],
 //! JSON Schema draft 2020-12, which accepts every file that `check` accepts.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -64,6 +65,18 @@ pub fn plain(words: &Vocabulary) -> Value {
     if let Some(map) = plain.as_object_mut() {
         map.shift_remove("$schema");
         map.insert("title".into(), "pinpost configuration".into());
+        map.insert("$defs".into(), Value::Object(used(map, &simple)));
+    }
+    plain
+}
+
+/// The schema that the walker follows of another shape than the gateway's own file.
+pub fn plain_of<T: JsonSchema>() -> Value {
+    let mut root = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value();
+    let defs = take_map(&mut root, "$defs");
+    let mut plain = simplify(root, &defs);
+    let simple: Map<String, Value> = defs.iter().map(|(k, v)| (k.clone(), simplify(v.clone(), &defs))).collect();
+    if let Some(map) = plain.as_object_mut() {
         map.insert("$defs".into(), Value::Object(used(map, &simple)));
     }
     plain

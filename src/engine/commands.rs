@@ -193,6 +193,8 @@ impl Engine {
                 fx.push(Effect::Ack(message.ack));
             }
             Route::HomeAssistant => self.home_assistant(&message, now, fx),
+            Route::Sparkplug(device) => self.spark_command(device, &message, now, fx),
+            Route::SparkplugHost => self.spark_host(&message, now, fx),
             Route::Request(verb) => self.request(&verb, &message, now, fx),
             Route::Device { device, point, verb } => {
                 let reply = self.reply_to(&message, Topics::result_of(&message.topic));
@@ -323,6 +325,20 @@ impl Engine {
         let reply = Reply { by: Some(by), ..Reply::default() };
         let asked = Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono };
         self.command(asked, &Incoming::default(), now, fx);
+    }
+
+    /// A wish of another dialect, judged with the age and flags of its message.
+    pub(super) fn wish_in(
+        &mut self,
+        sender: &str,
+        (device, point, verb): (DeviceId, Option<PointId>, &str),
+        wish: command::Wish,
+        message: &Incoming,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let reply = Reply { by: Some(By { sender: sender.to_owned(), step: None }), ..Reply::default() };
+        self.command(Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono }, message, now, fx);
     }
 
     /// A wish that a relay takes from a message: judged with its age, as if it had come on the device's own topic.

@@ -7,6 +7,7 @@ use crate::model::{
 };
 use crate::wire::payload::time_text;
 use crate::wire::record::Batched;
+use crate::wire::sparkplug::Told;
 use crate::wire::{ReadingRecord, Record};
 
 use super::bridge::lane;
@@ -55,6 +56,8 @@ struct Point {
     alarmed: bool,
     /// A payload of the user's own.
     payload: Option<Template>,
+    /// Its place in Sparkplug.
+    told: Option<Box<Told>>,
     /// The last value that was published.
     last: Option<(Value, Quality, Stamp)>,
     /// When the device last reported, whatever the filters did with it.
@@ -130,6 +133,7 @@ impl Points {
                 alarm: None,
                 alarmed: false,
                 payload: None,
+                told: None,
                 last: None,
                 heard: None,
                 spoke: None,
@@ -152,6 +156,21 @@ impl Points {
         if let Some(point) = self.list.get_mut(id.0 as usize) {
             point.payload = Some(payload);
         }
+    }
+
+    /// Gives a point its place in Sparkplug.
+    pub fn set_told(&mut self, id: PointId, told: Told) {
+        if let Some(point) = self.list.get_mut(id.0 as usize) {
+            point.told = Some(Box::new(told));
+        }
+    }
+
+    /// The last value of a point that was published, and whether it still holds.
+    pub fn last(&self, id: PointId) -> Option<(&Value, Quality, Stamp)> {
+        let point = self.list.get(id.0 as usize)?;
+        let (value, quality, taken) = point.last.as_ref()?;
+        let quality = if point.holds == Holds::Yes { *quality } else { Quality::Stale };
+        Some((value, quality, *taken))
     }
 
     /// The point of an id.
@@ -352,9 +371,15 @@ impl Points {
             (Some((last, q, t)), Value::Number(n)) => (*last, *q, *t) = (Value::Number(*n), quality, taken),
             (last, _) => *last = Some((value.clone(), quality, taken)),
         }
+        let mut told = point.told.clone();
         let (value, format) = match written {
             None => (value, point.spec.payload),
-            Some(Ok(text)) => (Value::Text(text), PayloadFormat::Plain),
+            Some(Ok(text)) => {
+                if let Some(told) = &mut told {
+                    told.value = Some(value);
+                }
+                (Value::Text(text), PayloadFormat::Plain)
+            }
             Some(Err(blank)) => {
                 let why = blank.say(|other| self.source(other).to_owned());
                 self.unwritten.push((id, why));
@@ -382,6 +407,7 @@ impl Points {
             words,
             value,
             quality,
+            told,
             batch,
         }));
         fx.push(Effect::Send(Outgoing {

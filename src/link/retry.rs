@@ -60,6 +60,10 @@ impl Retry {
         if held {
             self.backoff.held();
         }
+        if cause == Cause::Left {
+            (self.at, self.quick) = ((self.at + 1) % self.urls, 0);
+            return Next { url: self.at, wait: self.backoff.failed(), taken_over: false };
+        }
         if cause == Cause::Broken && up_for < QUICK {
             self.quick += 1;
         } else if cause != Cause::TakenOver {
@@ -151,6 +155,14 @@ mod tests {
         assert_eq!(back, Next { url: 0, wait: Duration::ZERO, taken_over: false });
         let on = r.ended(Cause::Refused, None);
         assert_eq!(on, Next { url: 1, wait: Duration::ZERO, taken_over: false });
+    }
+
+    #[test]
+    fn what_the_owner_left_is_followed_by_the_next_after_a_pause() {
+        let mut r = retry(2);
+        let next = r.ended(Cause::Left, LONG);
+        assert!(next.url == 1 && !next.wait.is_zero() && !next.taken_over, "{next:?}");
+        assert_eq!(r.ended(Cause::Left, SHORT).url, 0);
     }
 
     #[test]

@@ -60,6 +60,10 @@ pub fn explain(plan: &Plan) -> String {
             let _ = writeln!(out, "  user {name}: publishes to {publish}; subscribes to {subscribe}");
         }
     }
+    if let Some(node) = &plan.sparkplug {
+        let host = node.primary_host.as_ref().map_or(String::new(), |h| format!(", waits for the host {h}"));
+        let _ = writeln!(out, "sparkplug node {}/{}{host}", node.group, node.node);
+    }
     for device in &plan.devices {
         let _ = writeln!(out, "\n{} ({}): {}", device.spec.name, device.spec.kind, device.notes.join("; "));
         let _ = writeln!(out, "  availability  {}", plan.topics.availability(&device.spec.name));
@@ -220,6 +224,9 @@ pub fn explain_json(plan: &Plan) -> Json {
             "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
         "broker": plan.broker.as_ref().map(|b| b.listen.to_string()),
+        "sparkplug": plan.sparkplug.as_ref().map(|node| {
+            json!({ "group": node.group, "node": node.node, "primary_host": node.primary_host })
+        }),
         "devices": devices,
         "rules": plan.logic.rules.iter().map(|rule| {
             let steps = |steps: &[Step]| steps.iter().map(|step| step_text(plan, step)).collect::<Vec<_>>();

@@ -236,6 +236,7 @@ mod tests {
             words: Default::default(),
             value: Value::Number(token as f64),
             quality: Quality::Good,
+            told: None,
             batch: Some(Box::new(batch)),
         };
         let sending = Sending { seq: Some(token), replayed: false, taken, ours: true, expires_in: None, now };

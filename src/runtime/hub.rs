@@ -1,14 +1,14 @@
 //! The hub: the one loop that feeds events to the engine and carries its effects out. It decides nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
-use crate::device::{Counters, Order, Report};
+use crate::device::{Counters, Order, PASSING, Report};
 use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands};
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
@@ -53,6 +53,11 @@ impl Part {
 /// The key in the durable memory of what a device wants to have kept.
 pub(super) fn key_of(device: &str, key: &str) -> String {
     format!("device/{device}/{key}")
+}
+
+/// Whether such a key is of this process alone.
+pub(super) fn is_passing(key: &str) -> bool {
+    key.strip_prefix("device/").and_then(|key| key.split_once('/')).is_some_and(|(_, key)| key.starts_with(PASSING))
 }
 
 /// What the hub listens to.
@@ -124,8 +129,8 @@ impl Hub {
                 },
                 Some((pin, high)) = ears.levels.recv() => self.feed(Event::SimLevel(pin, high), &mut fx),
                 () = ears.wake.notified() => {}
-                () = sleep_until(hold.unwrap_or_else(Instant::now).into()), if hold.is_some() => {}
-                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
+                () = sleep_until(hold.unwrap_or_else(Instant::now)), if hold.is_some() => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.feed(Event::Wake, &mut fx);
                 }
                 Some(ask) = ears.asks.recv() => match ask {
@@ -255,6 +260,8 @@ impl Hub {
                     }
                     Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
                     Effect::Log(text) => log::info!("{text}"),
+                    Effect::Sparkplug(word) => self.outbox.say(word),
+                    Effect::Leave { connection, why } => self.link.leave(connection, why),
                     Effect::Daemon(request, reply) => {
                         self.requested(request, reply, fx);
                         sent = true;

@@ -3,15 +3,16 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+mod batches;
 pub mod control;
 pub mod figures;
-mod batches;
 mod health;
 mod hub;
 mod memory;
 mod outbox;
 mod reload;
 mod requests;
+pub mod stage;
 mod state;
 mod supervisor;
 mod systemd;
@@ -28,6 +29,7 @@ use crate::device::{Context, Counters};
 use crate::engine::commands::Reply;
 use crate::engine::filters::Chain;
 use crate::engine::logic::Logic;
+use crate::engine::sparkplug::last_bd_seq;
 use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::expr::Zone;
 use crate::hal::Board;
@@ -37,6 +39,7 @@ use crate::link::{Link, LinkHandle};
 use crate::model::{DeviceId, PointId};
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
+use crate::wire::sparkplug::bd_seq;
 
 use hub::{Hub, Part};
 use memory::Memory;
@@ -143,12 +146,15 @@ impl Daemon {
         let mut options = plan.queue.clone();
         options.clock = outbox::queue_stamp(&now.stamp(), clock.epoch());
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
-        let shared = Shared::new(queue, clock.start());
+        let shared = Shared::new(queue, clock.start().into_std());
         let wake_hub = Arc::new(Notify::new());
-        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone());
+        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone(), plan.sparkplug.clone());
         let ready = outbox.clone();
-        let writer = Writer::start(shared.clone(), log, move || ready.news())
-            .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
+        let writer = match &heritage.stage {
+            Some(_) => stage::work_by_hand(shared.clone(), log, clock.clone(), move || ready.news()),
+            None => Writer::start(shared.clone(), log, move || ready.news())
+                .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?,
+        };
 
         #[cfg(feature = "broker")]
         let broker = match (plan.broker.clone(), heritage.broker.take()) {
@@ -165,6 +171,11 @@ impl Daemon {
 
         let wake = wake_hub.clone();
         let memory = Memory::open(state.memory(), move || wake.notify_one());
+        if heritage.state.is_none() {
+            for key in memory.recall("").into_keys().filter(|key| hub::is_passing(key)) {
+                memory.set(&key, None, false);
+            }
+        }
         let abnormal = state.begin(&Applied::of(&plan), heritage.state.take());
         let places: Vec<_> = plan.devices.iter().filter_map(|d| Some((d.spec.id, reload::Place::of(d)?))).collect();
         let kept = |id| places.iter().any(|(i, place)| *i == id && heritage.kept.contains(place));
@@ -174,12 +185,27 @@ impl Daemon {
             clock: clock.clone(),
             outbox: outbox.clone(),
         };
-        let socket = control::start(state.path(), desk);
+        let socket = if heritage.stage.is_some() { None } else { control::start(state.path(), desk) };
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
-        let farewell = plan.link.will.clone().into_iter().collect();
-        let (link, link_handle) = Link::new(plan.link, outbox.clone(), link_tx);
-        let link = tokio::spawn(link.run());
+        let farewell = plan.link.will.iter().chain(&plan.link.beside).cloned().collect();
+        let mut link = plan.link;
+        if let Some(node) = plan.sparkplug.clone() {
+            // its will belongs to the connection of its births: the gateway's own is kept beside
+            link.beside.extend(link.will.take());
+            let (last, clock) = (last_bd_seq(&memory.recall("")), clock.clone());
+            link.will_of = Some(Arc::new(move |n| node.death(bd_seq(last, n), clock.now().wall)));
+        }
+        let (link, link_handle) = match &heritage.stage {
+            Some(stage) => {
+                let (link, handle) = stage.broker.link(link, outbox.clone(), link_tx);
+                (tokio::spawn(link), handle)
+            }
+            None => {
+                let (link, handle) = Link::new(link, outbox.clone(), link_tx);
+                (tokio::spawn(link.run()), handle)
+            }
+        };
 
         let (report_tx, report_rx) = mpsc::channel(REPORTS);
         let (answer_tx, answer_rx) = mpsc::channel(REPORTS);
@@ -209,9 +235,10 @@ impl Daemon {
             devices: specs,
             points: plan.points,
             chains: plan.chains,
-            logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
+            logic: Logic { zone: Some(Zone(clock.zone())), ..plan.logic },
             info,
             home_assistant: plan.home_assistant,
+            sparkplug: plan.sparkplug,
             memory: memory.recall(""),
             boot: clock.boot(),
             abnormal,
@@ -277,7 +304,9 @@ impl Daemon {
             asks,
             wake: wake_hub,
         }));
-        systemd::start(control.clone());
+        if heritage.stage.is_none() {
+            systemd::start(control.clone());
+        }
         Ok(Daemon {
             control,
             wanted,

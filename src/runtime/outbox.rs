@@ -1,5 +1,6 @@
 //! The queue as the link sees it: records become messages when they leave.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::model::{Mono, Now, Stamp, Wall};
 use crate::queue::{self, Gap, Shared};
 use crate::wire::Record;
 use crate::wire::record::Sending;
+use crate::wire::sparkplug::{self, Data, Speaker, Word};
 
 use super::batches::{Batches, Held};
 
@@ -20,6 +22,96 @@ use super::batches::{Batches, Held};
 pub(super) fn queue_stamp(stamp: &Stamp, epoch: Epoch) -> queue::Stamp {
     let mono = epoch.start + stamp.mono.0.as_millis() as u64;
     queue::Stamp { wall: stamp.wall.0, mono, boot: epoch.id, synced: stamp.synced }
+}
+
+/// The Sparkplug node's voice on one connection. Until the births of that very connection are there nothing leaves, so
+/// that what comes in the meantime counts as waiting.
+struct Stage {
+    speaker: Speaker,
+    /// The connection that the link has.
+    connection: Option<u64>,
+    /// Births came before their connection, and what was said since.
+    early: Vec<Word>,
+    open: bool,
+    /// To be sent next.
+    ready: VecDeque<Outbound>,
+}
+
+/// Words that may come before their connection: births, and what changes in the moment until the link is there.
+const EARLY: usize = 256;
+
+impl Stage {
+    fn new(settings: sparkplug::Settings) -> Stage {
+        Stage {
+            speaker: Speaker::new(settings),
+            connection: None,
+            early: Vec::new(),
+            open: false,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Gives whether it opens.
+    fn say(&mut self, word: Word, now: Wall) -> bool {
+        if let Word::Born(birth) = &word
+            && !(self.open && self.connection == Some(birth.connection))
+        {
+            let here = self.connection == Some(birth.connection);
+            self.early = vec![word];
+            return here && self.begin(now);
+        }
+        if self.open {
+            self.utter(word, now);
+        } else if !self.early.is_empty() && self.early.len() < EARLY {
+            self.early.push(word);
+        }
+        false
+    }
+
+    /// The link has a connection; gives whether it opens.
+    fn linked(&mut self, connection: u64, now: Wall) -> bool {
+        self.cut();
+        self.connection = Some(connection);
+        let here = matches!(self.early.first(), Some(Word::Born(birth)) if birth.connection == connection);
+        here && self.begin(now)
+    }
+
+    fn begin(&mut self, now: Wall) -> bool {
+        for word in std::mem::take(&mut self.early) {
+            self.utter(word, now);
+        }
+        self.open = true;
+        true
+    }
+
+    fn utter(&mut self, word: Word, now: Wall) {
+        let said = self.speaker.say(word, now).into_iter();
+        self.ready.extend(said.map(|message| Outbound { token: None, message }));
+    }
+
+    /// A reading is about to leave.
+    fn read(&mut self, record: &Record, sending: &Sending) {
+        let Record::Reading(reading) = record else { return };
+        let Some(told) = &reading.told else { return };
+        let data = Data {
+            device: &told.device,
+            metric: &told.metric,
+            value: told.value.as_ref().unwrap_or(&reading.value),
+            quality: reading.quality,
+            time: sending.time().0,
+            historical: sending.replayed,
+        };
+        let said = self.speaker.reading(&data, sending.now.wall).into_iter();
+        self.ready.extend(said.map(|message| Outbound { token: None, message }));
+    }
+
+    /// The connection is gone; gives whether it was open.
+    fn cut(&mut self) -> bool {
+        self.connection = None;
+        self.ready.clear();
+        self.speaker.silence();
+        std::mem::take(&mut self.open)
+    }
 }
 
 /// The queue as the link sees it.
@@ -36,6 +128,8 @@ pub(super) struct QueueOutbox {
     holding: AtomicBool,
     /// A timer is set for the next record that the replay rate allows.
     paced: AtomicBool,
+    /// Where the gateway is a Sparkplug node: what it says there.
+    stage: Option<Mutex<Stage>>,
     /// Readings that wait for others. Never locked before the queue is let go.
     batches: Mutex<Batches>,
     /// For which moment a timer is set that lets a batch go, in milliseconds of the clock; 0: none is.
@@ -45,7 +139,12 @@ pub(super) struct QueueOutbox {
 }
 
 impl QueueOutbox {
-    pub(super) fn new(queue: Shared, clock: Arc<Clock>, hub: Arc<Notify>) -> Arc<QueueOutbox> {
+    pub(super) fn new(
+        queue: Shared,
+        clock: Arc<Clock>,
+        hub: Arc<Notify>,
+        sparkplug: Option<sparkplug::Settings>,
+    ) -> Arc<QueueOutbox> {
         Arc::new_cyclic(|this| QueueOutbox {
             queue,
             clock,
@@ -55,10 +154,25 @@ impl QueueOutbox {
             told: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             paced: AtomicBool::new(false),
+            stage: sparkplug.map(|settings| Mutex::new(Stage::new(settings))),
             batches: Mutex::default(),
             ripens: AtomicU64::new(0),
             this: this.clone(),
         })
+    }
+
+    /// Something is said in Sparkplug, before all that waits. Nothing leaves a connection before its births.
+    pub(super) fn say(&self, word: Word) {
+        let Some(mut stage) = self.stage() else { return };
+        if stage.say(word, self.clock.now().wall) {
+            self.queue.lock().link_up();
+        }
+        drop(stage);
+        self.link.notify_one();
+    }
+
+    fn stage(&self) -> Option<MutexGuard<'_, Stage>> {
+        Some(self.stage.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// There is something new for the link.
@@ -163,15 +277,24 @@ impl QueueOutbox {
 
 impl Outbox for QueueOutbox {
     fn take(&self) -> Option<Outbound> {
+        let mut stage = self.stage();
         loop {
             let now = self.clock.now();
+            if let Some(stage) = &mut stage {
+                if !stage.open {
+                    return None;
+                }
+                if let Some(next) = stage.ready.pop_front() {
+                    return Some(next);
+                }
+            }
             let epoch = self.clock.epoch();
             let by_boot = Now { mono: Mono(now.mono.0 + Duration::from_millis(epoch.start)), ..now };
             {
                 let mut batches = self.batches();
                 batches.ripen(now.mono.0);
                 if let Some((token, message)) = batches.next(&by_boot) {
-                    return Some(Outbound { token, message });
+                    return Some(Outbound { token: Some(token), message });
                 }
             }
             let mut queue = self.queue.lock();
@@ -188,7 +311,8 @@ impl Outbox for QueueOutbox {
                     self.wake_link_after(wait);
                 }
                 self.wake_link_for_batch(now.mono.0);
-                return None;
+                let stage = stage.as_mut().filter(|stage| stage.speaker.haunted() && self.idle())?;
+                return stage.speaker.idle(now.wall).map(|message| Outbound { token: None, message });
             };
             drop(queue);
             let sending = Sending {
@@ -204,10 +328,22 @@ impl Outbox for QueueOutbox {
                 now: by_boot,
             };
             match Record::decode(&out.body) {
-                Ok(Record::Reading(reading)) if reading.batch.is_some() => {
-                    self.batches().add(Held { token: out.token, reading, sending }, now.mono.0);
+                Ok(record) => {
+                    if let Some(stage) = &mut stage {
+                        stage.read(&record, &sending);
+                    }
+                    match record {
+                        Record::Reading(reading) if reading.batch.is_some() => {
+                            self.batches().add(Held { token: out.token, reading, sending }, now.mono.0);
+                        }
+                        record => {
+                            let last = Outbound { token: Some(out.token), message: record.into_message(&sending) };
+                            // what Sparkplug says of it goes first
+                            let Some(stage) = &mut stage else { return Some(last) };
+                            stage.ready.push_back(last);
+                        }
+                    }
                 }
-                Ok(record) => return Some(Outbound { token: out.token, message: record.into_message(&sending) }),
                 Err(why) => {
                     log::error!("a record of the queue cannot be read: {why}");
                     self.queue.lock().refuse(out.token, &format!("it cannot be read: {why}"), now.mono.0);
@@ -251,13 +387,22 @@ impl Outbox for QueueOutbox {
         }
     }
 
-    fn link_up(&self) {
-        self.queue.lock().link_up();
+    fn link_up(&self, connection: u64) {
+        match self.stage() {
+            None => self.queue.lock().link_up(),
+            Some(mut stage) => {
+                if stage.linked(connection, self.clock.now().wall) {
+                    self.queue.lock().link_up();
+                }
+            }
+        }
     }
 
     fn link_down(&self) {
         self.batches().clear();
-        self.queue.lock().link_down();
+        if self.stage().is_none_or(|mut stage| stage.cut()) {
+            self.queue.lock().link_down();
+        }
     }
 
     fn wake(&self) -> &Notify {

@@ -5,7 +5,9 @@
 //! killed between the two has ended abnormally.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use serde_json::{Map, Value as Json};
 
@@ -14,6 +16,7 @@ use crate::engine::commands::Reply;
 use crate::model::DeviceId;
 use crate::plan::{DevicePlan, Plan};
 
+use super::stage::Stage;
 use super::state::StateDir;
 use super::{Ask, Daemon, Pins, StartError, systemd};
 
@@ -43,6 +46,8 @@ pub struct Heritage {
     pub(super) kept: Vec<Place>,
     /// The directory of small things that still says that a daemon runs.
     pub(super) state: Option<StateDir>,
+    /// Where it is only a rehearsal.
+    pub(super) stage: Option<Stage>,
     #[cfg(feature = "broker")]
     pub(super) broker: Option<crate::link::embedded::Embedded>,
 }
@@ -61,6 +66,7 @@ impl Heritage {
             clock: Arc::new(Clock::new()),
             kept: Vec::new(),
             state: None,
+            stage: None,
             #[cfg(feature = "broker")]
             broker: None,
         }
@@ -116,6 +122,7 @@ impl Daemon {
             clock: self.clock,
             kept,
             state: Some(self.state),
+            stage: None,
             #[cfg(feature = "broker")]
             broker: self.broker,
         }

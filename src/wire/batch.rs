@@ -81,6 +81,7 @@ mod tests {
             words: ("ON".into(), "OFF".into()),
             value,
             quality: Quality::Good,
+            told: None,
             batch: Some(Box::new(batched)),
         }
     }

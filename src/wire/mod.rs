@@ -6,6 +6,8 @@ pub mod home_assistant;
 mod home_assistant_words;
 pub mod payload;
 pub mod record;
+pub mod sparkplug;
+mod sparkplug_payload;
 pub mod topics;
 
 pub use record::{ReadingRecord, Record};

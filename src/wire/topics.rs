@@ -25,6 +25,10 @@ pub enum Route {
     SimPin(u8),
     /// Home Assistant says whether it is there.
     HomeAssistant,
+    /// A Sparkplug host commands the node, or one of its devices.
+    Sparkplug(Option<DeviceId>),
+    /// Sparkplug's primary host says whether it is there.
+    SparkplugHost,
 }
 
 /// The gateway's topics.
@@ -138,6 +142,11 @@ impl Topics {
     /// Listens to Home Assistant, which says on this topic whether it is there.
     pub fn listen_home_assistant(&mut self, status_topic: &str) {
         self.routes.insert(status_topic.to_owned(), Route::HomeAssistant);
+    }
+
+    /// Listens to a topic of a dialect's own.
+    pub fn listen_as(&mut self, topic: String, route: Route) {
+        self.routes.insert(topic, route);
     }
 
     /// What a topic means to us.
