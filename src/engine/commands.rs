@@ -54,6 +54,8 @@ pub struct By {
     pub sender: String,
     /// The step, where it is a rule's.
     pub step: Option<StepAt>,
+    /// The command, where it is a session's.
+    pub session: Option<super::sessions::Asked>,
 }
 
 /// A step of a rule.
@@ -169,6 +171,7 @@ impl Engine {
     /// A message came in.
     pub(super) fn incoming(&mut self, message: Incoming, now: &Now, fx: &mut Vec<Effect>) {
         self.relay(&message, now, fx);
+        self.sessions_hear(&message, now, fx);
         if message.retain && message.payload.is_empty() {
             // somebody takes a retained command off the broker: that is no command
             fx.push(Effect::Ack(message.ack));
@@ -325,7 +328,7 @@ impl Engine {
         now: &Now,
         fx: &mut Vec<Effect>,
     ) {
-        let reply = Reply { by: Some(By { sender, step: None }), ..Reply::default() };
+        let reply = Reply { by: Some(By { sender, step: None, session: None }), ..Reply::default() };
         match command::parse(message) {
             Ok(wish) => {
                 let reply = Reply { id: wish.id.clone(), ..reply };
@@ -409,6 +412,7 @@ impl Engine {
                 }
                 self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
                 self.unheeded(&asked.reply, &asked.verb, &outcome, now);
+                self.session_moved(&asked.reply, &outcome, now, fx);
                 fx.push(Effect::Ack(message.ack));
             }
         }
@@ -602,6 +606,7 @@ impl Engine {
             let about = About { device: Some(device), verb: &wished.verb, wished: wished.value.as_ref() };
             self.answer(about, &reply, outcome, now, fx);
             self.unheeded(&reply, &wished.verb, outcome, now);
+            self.session_moved(&reply, outcome, now, fx);
             fx.push(Effect::Ack(ack));
         }
     }

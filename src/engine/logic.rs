@@ -39,6 +39,8 @@ pub struct Logic {
     pub requires: Vec<Requires>,
     /// Relays.
     pub relays: super::relays::Plan,
+    /// Sessions.
+    pub sessions: super::sessions::Plan,
 }
 
 /// What must hold while an output is on.
@@ -399,7 +401,11 @@ impl Engine {
                 };
                 match filled {
                     Ok(value) => {
-                        let by = By { sender: format!("rule {name}"), step: Some(StepAt { rule, branch, step: at }) };
+                        let by = By {
+                            sender: format!("rule {name}"),
+                            step: Some(StepAt { rule, branch, step: at }),
+                            session: None,
+                        };
                         self.wish_by(by, *device, *point, verb, value, now, fx);
                     }
                     Err(blank) => self.rule_problem(name, &blank, now, fx),

@@ -4,7 +4,7 @@
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
 //! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
 //! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
-//! passes on).
+//! passes on), [`sessions`] (whom it enrols with, and whom it enrols).
 
 pub mod bridge;
 pub mod commands;
@@ -18,6 +18,7 @@ pub mod requests;
 pub mod rules;
 pub mod schedule;
 mod seen;
+pub mod sessions;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 use crate::expr::Zone;
 use crate::model::{
     Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
-    Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
+    Priority, Qos, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::home_assistant::Settings;
 use crate::wire::{Record, Topics, payload};
@@ -104,6 +105,12 @@ pub enum Effect {
     Daemon(requests::Request, commands::Reply),
     /// For the log: an output was moved though nobody wished it now.
     Log(String),
+    /// A filter is to be listened to as well, from now on and at every connection.
+    Listen(String, Qos),
+    /// It need not be any more.
+    Hush(String),
+    /// The program is to end in order, with 0, when what is said has been heard: why.
+    Exit(String),
 }
 
 /// A message on its way to the queue.
@@ -165,6 +172,7 @@ pub struct Engine {
     discovery: Discovery,
     reactions: Reactions,
     relays: relays::Relays,
+    sessions: sessions::Sessions,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -184,7 +192,7 @@ impl Engine {
             (&setup.devices, &setup.points),
             &setup.memory,
         );
-        let Logic { zone, alarms, payloads, computed, rules, requires, relays } = setup.logic;
+        let Logic { zone, alarms, payloads, computed, rules, requires, relays, sessions } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
@@ -197,6 +205,7 @@ impl Engine {
             points,
             reactions,
             relays: relays::Relays::new(relays),
+            sessions: sessions::Sessions::new(sessions),
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -245,6 +254,7 @@ impl Engine {
                 self.outputs.broker(true, now.mono);
                 self.introduce(now, fx);
                 self.points.announce(self.lost, now, fx);
+                self.sessions_broker(true, now, fx);
             }
             Event::LinkDown => {
                 if self.up {
@@ -252,6 +262,7 @@ impl Engine {
                 }
                 self.up = false;
                 self.bridge.broker_lost();
+                self.sessions_broker(false, now, fx);
                 self.outputs.broker(false, now.mono);
             }
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
@@ -278,6 +289,7 @@ impl Engine {
             self.outputs.next_wake(),
             self.commands.next_wake(),
             self.reactions.next_wake(),
+            self.sessions.next_wake(),
             bridge,
         ]
         .into_iter()
@@ -295,6 +307,7 @@ impl Engine {
         let forced = self.outputs.due(now);
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
+        self.sessions_due(now, fx);
         if self.up {
             self.bridge.due(&self.topics, &self.devices, now, fx);
         }

@@ -14,7 +14,7 @@ use super::retry::Retry;
 use super::session::{Opening, RECEIVE_MAXIMUM, Report, Session};
 use super::tls::client_config;
 use super::url::BrokerUrl;
-use super::{LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop};
+use super::{Ear, LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop, Subscription};
 use crate::backoff::Backoff;
 use crate::model::Qos;
 
@@ -33,6 +33,9 @@ pub struct Link {
     pub(super) outbox: Arc<dyn Outbox>,
     events: mpsc::Sender<LinkEvent>,
     pub(super) acks: mpsc::UnboundedReceiver<u64>,
+    pub(super) ears: mpsc::UnboundedReceiver<Ear>,
+    /// What the ears have asked for.
+    pub(super) extra: Vec<Subscription>,
     pub(super) stop: watch::Receiver<Option<Stop>>,
     connections: u64,
     max_incoming: u32,
@@ -47,6 +50,7 @@ impl Link {
     /// A link that is not running yet, and the handle to it.
     pub fn new(config: LinkConfig, outbox: Arc<dyn Outbox>, events: mpsc::Sender<LinkEvent>) -> (Link, LinkHandle) {
         let (acks_in, acks) = mpsc::unbounded_channel();
+        let (ears_in, ears) = mpsc::unbounded_channel();
         let (stop_in, stop) = watch::channel(None);
         let look_every = config.patience.preferred;
         let link = Link {
@@ -55,13 +59,15 @@ impl Link {
             outbox,
             events,
             acks,
+            ears,
+            extra: Vec::new(),
             stop,
             connections: 0,
             max_incoming: MAX_INCOMING,
             poison: Poison::default(),
             pending: VecDeque::new(),
         };
-        (link, LinkHandle { acks: acks_in, stop: Arc::new(stop_in) })
+        (link, LinkHandle { acks: acks_in, ears: ears_in, stop: Arc::new(stop_in) })
     }
 
     /// Keeps the connection until [`LinkHandle::stop`].

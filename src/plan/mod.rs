@@ -11,6 +11,7 @@ mod link;
 mod logic;
 mod points;
 mod rules;
+mod sessions;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -219,6 +220,7 @@ impl Resolver<'_> {
         self.gpio(&pins);
         let mut logic = self.logic(&mut devices, &mut topics, &mut all);
         logic.relays = self.relays(&devices, &all, &mut topics);
+        logic.sessions = self.sessions(&devices, &all, &mut topics);
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);

@@ -242,6 +242,9 @@ impl House {
                 format!("remember {key} {value}{}", if *urgent { " urgent" } else { "" })
             }
             Effect::Log(text) => format!("log {text}"),
+            Effect::Listen(filter, qos) => format!("listen {filter} qos {}", qos.number()),
+            Effect::Hush(filter) => format!("hush {filter}"),
+            Effect::Exit(why) => format!("exit: {why}"),
             Effect::Daemon(request, reply) => {
                 let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
                 format!("daemon {request:?} to {}{transaction}", reply.topic.as_deref().unwrap_or("nobody"))
