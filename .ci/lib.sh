@@ -24,14 +24,23 @@ need() {
     command -v "$1" >/dev/null || { echo "$1 is missing; it comes with $2" >&2; exit 1; }
 }
 
+# Minutes that a stage may take: one that hangs fails by its name, while there is time to say so.
+: "${STAGE_MINUTES:=30}"
+
 # stage NAME COMMAND…: announces it, runs it, tells its seconds. The first failure ends the run.
 stage() {
-    local name=$1 begin=$SECONDS status=0
+    local name=$1 begin=$SECONDS status=0 pid guard
     shift
     printf '\n==> %s\n' "$name"
-    # In a process of its own, so that `set -e` holds inside.
+    # In a process of its own, so that `set -e` holds inside, and in a group of its own, to be ended as a whole.
+    set -m
     (set -euo pipefail; "$@") &
-    wait $! || status=$?
+    pid=$!
+    (sleep $((STAGE_MINUTES * 60)); echo "still running after $STAGE_MINUTES minutes" >&2; kill -TERM -- -$pid) &
+    guard=$!
+    set +m
+    wait $pid || status=$?
+    kill -TERM -- -$guard 2>/dev/null || true
     printf '<== %s: %s s\n' "$name" $((SECONDS - begin))
     [ "$status" = 0 ] || { printf '\nFAILED: %s (exit %s)\n' "$name" "$status" >&2; exit "$status"; }
 }

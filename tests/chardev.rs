@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use fake_pi::{CLR, FSEL, FakePi, SET, inside};
 use pinpost::hal::chardev::Chardev;
-use pinpost::hal::{Board, Edge, EdgeReceiver, HalErrorKind, Level, Pull, Start, edges};
+use pinpost::hal::{Board, Bounce, Edge, EdgeReceiver, HalErrorKind, Level, Pull, Start, edges};
+use serde_json::json;
 use support::gateway::{Home, Watch, publish};
 use support::mosquitto::Mosquitto;
 use support::program::run;
@@ -97,6 +98,24 @@ fn edges_carry_the_kernel_s_time_and_gaps_are_counted() {
         assert_eq!(next(&mut other).unwrap().level, Level::High);
         drop(second);
         assert!(next(&mut other).is_none() && !pi.armed(22) && pi.armed(17));
+    });
+}
+
+#[test]
+fn the_kernel_debounces_a_contact_and_its_edges_are_dated_back() {
+    inside("the_kernel_debounces_a_contact_and_its_edges_are_dated_back", |pi| {
+        let board = board();
+        let hold = Duration::from_millis(30);
+        let (tx, mut rx) = edges();
+        let contact = board.contact(17, Pull::Up, Bounce { hold, limit: 2000 }, tx).unwrap();
+        assert_eq!((pi.debounce(17), contact.lag()), (hold, hold));
+        let before = Instant::now();
+        pi.edge(17, false);
+        let edge = next(&mut rx).unwrap();
+        assert!(edge.at + hold >= before && edge.at + hold <= Instant::now());
+        drop(contact);
+        let input = board.input(17, Pull::Up, edges().0).unwrap();
+        assert_eq!((pi.debounce(17), input.lag()), (Duration::ZERO, Duration::ZERO));
     });
 }
 
@@ -232,6 +251,59 @@ fn the_daemon_runs_on_a_board_that_is_no_raspberry_pi() {
     assert_eq!((pi.level(27), pi.level(5)), (false, false));
 }
 
+/// What `bridge/health` says of a device now.
+fn health(broker: &Mosquitto, all: &mut Watch, device: &str) -> serde_json::Value {
+    publish(broker, "gw/bridge/request/health", "", &[]);
+    let health = all.next("gw/bridge/response/health").json();
+    assert!(health["devices"][device].is_object(), "{health}");
+    health["devices"][device].clone()
+}
+
+#[test]
+fn a_storm_that_the_kernel_keeps_back_is_seen_and_a_missed_edge_is_counted() {
+    let pi = rock();
+    pi.interrupts(&[(7, "other"), (40, "pinpost-17"), (1, "pinpost-7")]);
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(
+        &broker,
+        "gpio: { backend: chardev }
+devices:
+  door: { kind: digital_in, pin: 17, debounce: { on: 20ms, off: 40ms } }
+  bell: { kind: digital_in, pin: 22 }
+  water: { kind: counter, pin: 7, debounce: 5ms, every: 100ms }
+",
+    )
+    .on_pins(pi.environment());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let mut gateway = home.online(&mut all);
+    all.expect("gw/door", "OFF");
+    all.expect("gw/water/total", "0");
+    let ms = Duration::from_millis;
+    assert_eq!((pi.debounce(17), pi.debounce(22), pi.debounce(7)), (ms(20), ms(0), ms(5)));
+    pi.edge(17, true);
+    all.until_payload("gw/door", "ON");
+    pi.edge(7, true);
+    all.until_payload("gw/water/total", "1");
+
+    // far more interrupts than a contact makes, and not one edge
+    pi.interrupts(&[(7, "other"), (9_000_000, "pinpost-17"), (500, "pinpost-7")]);
+    gateway.log("more than 2000 edges a second");
+    let door = health(&broker, &mut all, "door");
+    assert_eq!((&door["storms"], &door["flooding"]), (&json!(1), &json!(true)), "{door}");
+    // taken again its edges are counted here, and it goes on
+    gateway.log("the pin is quiet again");
+    assert_eq!((pi.debounce(17), pi.debounce(7)), (ms(0), ms(5)));
+    pi.edge(17, false);
+    all.until_payload("gw/door", "OFF");
+
+    pi.lose(22, 3);
+    pi.edge(22, true);
+    all.until_payload("gw/bell", "ON");
+    let bell = health(&broker, &mut all, "bell");
+    assert_eq!((&bell["lost_edges"], &bell["edges"]), (&json!(3), &json!(1)), "{bell}");
+    gateway.stop();
+}
+
 #[test]
 fn a_reload_leaves_an_output_alone_and_can_change_the_backend() {
     let pi = FakePi::new();
@@ -278,6 +350,46 @@ fn after_a_crash_safe_state_drives_the_lines_of_the_chip() {
     command.env("STATE_DIRECTORY", home.path("state")).env("SERVICE_RESULT", "signal");
     run(&mut command, b"").with(0);
     assert_eq!((pi.mode(27), pi.level(27), pi.mode(5), pi.level(5)), (1, false, 1, false));
+}
+
+#[test]
+fn an_expander_s_lines_are_pins_beside_the_header_s() {
+    // the same chip under another number: what is set there is seen in its registers
+    let pi = FakePi::new();
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(
+        &broker,
+        "gpio: { expanders: [ { chip: gpiochip0, first: 100 }, { chip: mcp23017, first: 120, lines: 8 } ] }
+devices:
+  pump: { kind: digital_out, pin: 27 }
+  valve: { kind: digital_out, pin: 105, inverted: true }
+  level: { kind: digital_in, pin: 108, pull: up, debounce: 20ms }
+  away: { kind: digital_out, pin: 121 }
+",
+    )
+    .on_pins(pi.environment());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let mut gateway = home.online(&mut all);
+    let board = all.next("gw/bridge/info").json()["board"].clone();
+    assert_eq!(board, "Raspberry Pi 4 B (rppal) + gpiochip0 from 100 + mcp23017 from 120");
+    all.expect("gw/valve", "OFF");
+    assert_eq!((pi.mode(5), pi.level(5), pi.mode(8), pi.pull(8)), (1, true, 0, 1));
+    assert_eq!(pi.debounce(8), Duration::from_millis(20));
+    publish(&broker, "gw/valve/set", "ON", &[]);
+    assert_eq!(all.next("gw/valve/result").json()["outcome"], "done");
+    publish(&broker, "gw/pump/set", "ON", &[]);
+    assert_eq!(all.next("gw/pump/result").json()["outcome"], "done");
+    assert!(!pi.level(5) && pi.level(27));
+    all.expect("gw/level", "ON");
+    pi.edge(8, false);
+    all.until_payload("gw/level", "OFF");
+    all.expect("gw/away/availability", "offline");
+    gateway.log("pin 121 of mcp23017: no GPIO chip `mcp23017`");
+    gateway.kill();
+    let mut command = home.pinpost(&["safe-state"]);
+    command.env("STATE_DIRECTORY", home.path("state")).env("SERVICE_RESULT", "signal");
+    run(&mut command, b"").with(1);
+    assert_eq!((pi.level(5), pi.level(27)), (true, false));
 }
 
 #[test]

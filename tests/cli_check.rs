@@ -155,7 +155,7 @@ fn the_file_may_be_judged_without_any_environment() {
 }
 
 const PINS: &str = "version: 1
-ports: { meter: { path: /dev/serial0 } }
+ports: { meter: { path: /dev/ttyAMA0 } }
 devices:
   id: { kind: digital_in, pin: 1 }
   door: { kind: digital_in, pin: header:10 }

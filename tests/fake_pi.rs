@@ -94,6 +94,50 @@ fn keeping_an_input_s_level_takes_what_drives_it() {
 }
 
 #[test]
+fn a_pin_s_own_pwm_makes_the_pulses_and_goes_on_when_it_is_dropped() {
+    inside("a_pin_s_own_pwm_makes_the_pulses_and_goes_on_when_it_is_dropped", |pi| {
+        pi.load_pwm(&[0, 1]);
+        let board = board();
+        let mut fan = board.pwm(18, 25_000.0, 0.25, Level::Low).unwrap();
+        assert_eq!((fan.how(), pi.pwm(0), pi.mode(18)), ("hardware", (40_000, 10_000, true), 2));
+        fan.set(0.4).unwrap();
+        assert!((fan.high().unwrap() - 0.4).abs() < 1e-9);
+        assert_eq!(pi.pwm(0), (40_000, 16_000, true));
+        fan.set(0.0).unwrap();
+        assert_eq!(pi.pwm(0), (40_000, 0, true));
+        // the pulses were there before the pin was given to them, and no other store touched it
+        let trace = pi.trace();
+        assert!(matches!(trace[..], [fake_pi::Store { register, .. }] if register == FSEL + 1), "{trace:?}");
+        assert_eq!(board.output(18, Start::Keep).err().unwrap().kind, HalErrorKind::Busy);
+
+        // the other channel, and a pin that would share the first one
+        let lamp = board.pwm(13, 100.0, 1.0, Level::Low).unwrap();
+        assert_eq!((lamp.how(), pi.pwm(1), pi.mode(13)), ("hardware", (10_000_000, 10_000_000, true), 4));
+        let twin = board.pwm(12, 100.0, 0.0, Level::Low).unwrap();
+        assert_eq!((twin.how(), pi.mode(12)), ("software", 1));
+
+        fan.set(0.7).unwrap();
+        drop((fan, twin));
+        assert_eq!((pi.pwm(0), pi.mode(18)), ((40_000, 28_000, true), 2));
+        let again = board.pwm(12, 50.0, 0.5, Level::Low).unwrap();
+        assert_eq!((again.how(), pi.pwm(0)), ("hardware", (20_000_000, 10_000_000, true)));
+        // taken as a plain output it hears the PWM no more: so does `safe-state`
+        let plain = board.output(18, Start::At(Level::Low)).unwrap();
+        assert_eq!((pi.mode(18), plain.read().unwrap()), (1, Level::Low));
+    });
+}
+
+#[test]
+fn without_its_overlay_a_pwm_is_made_by_software() {
+    inside("without_its_overlay_a_pwm_is_made_by_software", |pi| {
+        let mut fan = board().pwm(18, 100.0, 0.0, Level::Low).unwrap();
+        assert_eq!((fan.how(), pi.mode(18), pi.level(18)), ("software", 1, false));
+        fan.set(1.0).unwrap();
+        pi.wait_output(18, true);
+    });
+}
+
+#[test]
 fn pulls_reach_the_registers() {
     inside("pulls_reach_the_registers", |pi| {
         let board = board();

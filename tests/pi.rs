@@ -65,6 +65,30 @@ fn edges_become_messages_and_commands_move_registers() {
 }
 
 #[test]
+fn a_fan_on_its_own_pwm_follows_commands_and_is_safe_after_a_crash() {
+    let pi = FakePi::new();
+    pi.load_pwm(&[0, 1]);
+    let mut broker = Mosquitto::start();
+    let devices = "devices:\n  fan: { kind: pwm, pin: 18, frequency: 25000 }\n  flap: { kind: servo, pin: 13 }\n";
+    let home = Home::simple(&broker, devices).on_pins(pi.environment());
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    publish(&broker, "gw/fan/set", "40", &[]);
+    assert_eq!(all.next("gw/fan/result").json()["value"], 40);
+    assert_eq!((pi.pwm(0), pi.mode(18)), ((40_000, 16_000, true), 2));
+    publish(&broker, "gw/flap/set", "90", &[]);
+    assert_eq!(all.next("gw/flap/result").json()["outcome"], "done");
+    assert_eq!((pi.pwm(1), pi.mode(13)), ((20_000_000, 1_500_000, true), 4));
+    gateway.kill();
+    // the hardware goes on by itself
+    assert_eq!((pi.pwm(0), pi.mode(18)), ((40_000, 16_000, true), 2));
+    let mut command = home.pinpost(&["safe-state"]);
+    command.env("STATE_DIRECTORY", home.path("state")).env("SERVICE_RESULT", "signal");
+    run(&mut command, b"").with(0);
+    assert_eq!((pi.mode(18), pi.level(18)), (1, false));
+}
+
+#[test]
 fn a_pin_that_another_program_holds_is_that_device_s_trouble_alone() {
     let pi = FakePi::new();
     pi.hold(27, true);

@@ -48,7 +48,11 @@ pub fn run(args: &SafeStateArgs) -> Outcome {
     // where two say something of a pin, the later one holds
     let mut by_pin = BTreeMap::new();
     for Applied { gpio, outputs, .. } in real {
-        by_pin.extend(outputs.into_iter().map(|o| ((gpio.chip.clone(), o.1.pin), (gpio.clone(), o))));
+        let place = |pin| {
+            let (chip, line) = gpio.place(pin);
+            (chip.map(str::to_owned), line)
+        };
+        by_pin.extend(outputs.into_iter().map(|o| (place(o.1.pin), (gpio.clone(), o))));
     }
     let mut boards: Vec<(Gpio, Opened)> = Vec::new();
     let mut failed = 0;

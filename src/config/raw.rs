@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::flows::{Relays, Sessions};
 use super::logic::{Alarm, ComputedPoints, Rules};
-use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, UsbId};
+use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, TemplateText, UsbId};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -32,6 +32,8 @@ pub struct Raw {
     pub gpio: Gpio,
     /// What Home Assistant is told; only when it is wanted.
     pub homeassistant: Option<HomeAssistant>,
+    /// The Sparkplug B edge node that the gateway is; only when it is wanted.
+    pub sparkplug: Option<Sparkplug>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -194,6 +196,37 @@ pub struct Gpio {
     /// For chardev: the chip's label (`pinctrl-rp1`), name (`gpiochip0`) or path; default: the header's chip of a
     /// Raspberry Pi, or the only one.
     pub chip: Option<String>,
+    /// Port expanders with a kernel driver, an MCP23017 say: their lines are pins beside those of the header.
+    pub expanders: Vec<Expander>,
+}
+
+impl Gpio {
+    /// The chip of a pin, and its number there. Without a chip it is the header's.
+    pub fn place(&self, pin: u8) -> (Option<&str>, u8) {
+        match self.expanders.iter().find(|e| e.pins().contains(&u16::from(pin))) {
+            Some(expander) => (Some(&expander.chip), pin - expander.first),
+            None => (self.chip.as_deref(), pin),
+        }
+    }
+}
+
+/// A GPIO chip beside the header's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Expander {
+    /// Its label (`mcp23017`), name (`gpiochip2`) or path.
+    pub chip: String,
+    /// The number of its line 0 in this file, from 28: with 100 its lines are the pins 100, 101 and so on.
+    pub first: u8,
+    /// How many lines it has; default 16.
+    pub lines: Option<u8>,
+}
+
+impl Expander {
+    /// Its pins in this file.
+    pub fn pins(&self) -> std::ops::Range<u16> {
+        let first = u16::from(self.first);
+        first..first + u16::from(self.lines.unwrap_or(16))
+    }
 }
 
 /// How the pins are reached.
@@ -223,6 +256,17 @@ pub struct HomeAssistant {
     pub status_topic: Option<String>,
 }
 
+/// The Sparkplug B edge node that the gateway is.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Sparkplug {
+    /// The group, as the host calls it.
+    pub group: String,
+    /// The edge node's name; default: `gateway.id`.
+    pub node: Option<String>,
+    /// The host that must listen; without it everything waits. Default: none.
+    pub primary_host: Option<String>,
+}
+
 /// What every point takes unless it says otherwise.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -234,7 +278,7 @@ pub struct Defaults {
     pub retain: Option<OnOff>,
     /// What is kept while offline; default all.
     pub deliver: Option<Deliver>,
-    /// Default plain.
+    /// Default plain; also json, cbor, or a template.
     pub payload: Option<Payload>,
     /// Age after which a waiting reading is worth nothing.
     pub expiry: Option<Span>,
@@ -253,8 +297,7 @@ pub enum Deliver {
 }
 
 /// How a reading is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     /// The bare value.
     Plain,
@@ -262,6 +305,8 @@ pub enum Payload {
     Json,
     /// The same map in CBOR.
     Cbor,
+    /// A template of the user's own; still a text.
+    Template(String),
 }
 
 /// Importance of a point.
@@ -299,7 +344,7 @@ pub struct PointKeys {
     pub priority: Option<Priority>,
     /// Age after which a waiting reading is worth nothing.
     pub expiry: Option<Span>,
-    /// How it is written.
+    /// How it is written: plain, json, cbor, or a template.
     pub payload: Option<Payload>,
     /// Word for ON.
     pub payload_on: Option<String>,
@@ -323,6 +368,16 @@ pub enum OneOrMany {
     One(String),
     /// Several, in order.
     Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// How many.
+    pub fn count(&self) -> usize {
+        match self {
+            OneOrMany::One(_) => 1,
+            OneOrMany::Many(list) => list.len(),
+        }
+    }
 }
 
 /// A byte stream: exactly one of `path`, `usb`, `tcp`, `command`.
@@ -409,9 +464,23 @@ pub enum FlowControl {
 pub struct Device {
     /// One of the kinds.
     pub kind: String,
+    /// Several readings in one message.
+    #[serde(default)]
+    pub batch: Option<Batch>,
     /// All other keys, read by the kind.
     #[serde(flatten)]
     pub params: Params,
+}
+
+/// Several readings of a device in one message, a list of the maps of `payload: json`.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Batch {
+    /// How long the first reading waits for others; 100ms to 1h, default 10s.
+    pub every: Option<Span>,
+    /// With how many the message goes before that; 2 to 1000, default 100.
+    #[schemars(range(min = 2, max = 1000))]
+    pub max: Option<u16>,
 }
 
 /// Keys that a word of an open list reads by itself, once the schema has passed them.
@@ -511,6 +580,30 @@ impl JsonSchema for Protocol {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "enum": [5, "5", "3.1.1"] })
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "plain" => Ok(Payload::Plain),
+            "json" => Ok(Payload::Json),
+            "cbor" => Ok(Payload::Cbor),
+            text => match text.parse::<TemplateText>() {
+                Ok(TemplateText(text)) => Ok(Payload::Template(text)),
+                Err(_) => Err(D::Error::custom("write plain, json, cbor or a template with {{ value }} in it")),
+            },
+        }
+    }
+}
+
+impl JsonSchema for Payload {
+    fn schema_name() -> Cow<'static, str> {
+        "Payload".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let template = generator.subschema_for::<TemplateText>();
+        json_schema!({ "anyOf": [{ "enum": ["plain", "json", "cbor"] }, template] })
     }
 }
 

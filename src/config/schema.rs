@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::{Vocabulary, Word, alias, raw::Raw};
+use super::raw::{Batch, Raw};
+use super::{Vocabulary, Word, alias};
 
 /// Alternatives that one object may have; more are not told apart.
 const MAX_BRANCHES: usize = 64;
@@ -21,6 +22,7 @@ pub fn plain(words: &Vocabulary) -> Value {
     let kinds: Vec<(Word, Value)> = words.kinds.iter().map(|w| (*w, (w.schema)(&mut generator).to_value())).collect();
     let filters: Vec<(Word, Value)> =
         words.filters.iter().map(|w| (*w, (w.schema)(&mut generator).to_value())).collect();
+    let batch = generator.subschema_for::<Batch>().to_value();
     let mut root = generator.into_root_schema_for::<Raw>().to_value();
     let mut defs = take_map(&mut root, "$defs");
 
@@ -33,7 +35,8 @@ pub fn plain(words: &Vocabulary) -> Value {
             "properties": { "kind": { "type": "string", "const": word.name, "description": word.summary } },
             "required": ["kind"],
         });
-        defs.insert(name.clone(), merge(tag, follow(schema, &defs)));
+        let any = json!({ "properties": { "batch": batch } });
+        defs.insert(name.clone(), merge(merge(tag, follow(schema, &defs)), any));
         branches.push(json!({ "$ref": format!("#/$defs/{name}") }));
     }
     if branches.is_empty() {
@@ -367,6 +370,7 @@ fn widen(map: &mut Map<String, Value>) {
         "duration" => (json!(["string"]), r"\$\{|^\s*([0-9.]+\s*[a-zµ]+\s*)+$"),
         "rate" => (json!(["string"]), r"\$\{|^\s*(unlimited|[0-9.]+\s*/s)\s*$"),
         "sync" => (json!(["string"]), r"\$\{|^\s*(always|([0-9.]+\s*[a-zµ]+\s*)+)$"),
+        "template" => (json!(["string"]), r"\{\{|\{%|\$\{"),
         "size" => (json!(["string"]), r"\$\{|^\s*[0-9.]+\s*([kKMG]|[kKMG]?i?B)\s*$"),
         "on-off" => (
             json!(["boolean", "string"]),

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::scalar::{OnOff, Pin, Span};
-use crate::hal::{Edge, EdgeSender, EdgeSink, InputPin, Level, Pull};
+use crate::hal::{Bounce, Edge, EdgeSender, EdgeSink, InputPin, Level, Pull};
 use crate::model::{Action, Quality, Refusal, Takes, Value, VerbSpec};
 
 use super::input::{self, Debouncer, EDGE_DELAY, Guard, PAUSE, PullKey};
@@ -153,7 +153,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     rate.deliver = rate.deliver.or(total.deliver);
     rate.priority = rate.priority.or(total.priority);
     rate.expiry = rate.expiry.or(total.expiry);
-    rate.payload = rate.payload.or(total.payload);
+    rate.payload = rate.payload.or(total.payload.clone());
     if rate.unit.is_none() {
         rate.unit = total.unit.as_ref().map(|unit| format!("{unit}/{}", rate_unit.word()));
     }
@@ -323,6 +323,10 @@ impl EdgeSink for Tally {
         self.lock().lost += n;
         self.notify.notify_one();
     }
+    fn storm(&self) {
+        self.lock().storm = true;
+        self.notify.notify_one();
+    }
     fn gone(&self) {
         self.lock().gone = true;
         self.notify.notify_one();
@@ -350,7 +354,8 @@ struct Run {
 }
 
 impl Counter {
-    fn take(&self, cx: &Context) -> Result<(Arc<Tally>, Box<dyn InputPin>), DeviceError> {
+    /// `calm`: the kernel may keep bounces back; in a storm it must not, since then nobody would count them.
+    fn take(&self, cx: &Context, calm: bool) -> Result<(Arc<Tally>, Box<dyn InputPin>), DeviceError> {
         let tally = Arc::new(Tally {
             count: Mutex::new(Count {
                 edge: self.edge,
@@ -368,7 +373,11 @@ impl Counter {
             }),
             notify: Notify::new(),
         });
-        let pin = cx.board.input(self.pin, self.pull, EdgeSender::to(tally.clone()))?;
+        let edges = EdgeSender::to(tally.clone());
+        let pin = match calm {
+            true => cx.board.contact(self.pin, self.pull, Bounce { hold: self.hold, limit: LIMIT }, edges)?,
+            false => cx.board.input(self.pin, self.pull, edges)?,
+        };
         let level = pin.read()?;
         let mut count = tally.lock();
         if !self.hold.is_zero() && count.debounce.is_none() {
@@ -457,7 +466,7 @@ fn rounded(n: f64) -> f64 {
 impl Driver for Counter {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
-            let (mut tally, mut pin) = self.take(cx)?;
+            let (mut tally, mut pin) = self.take(cx, true)?;
             let mut run = Run { pulses: self.recalled(cx), next: Instant::now() + self.every, save: None, calm: None };
             cx.counters.flooding.store(false, Ordering::Relaxed);
             cx.online().await;
@@ -498,7 +507,7 @@ impl Driver for Counter {
                             cx.remember(KEY, self.kept(run.pulses)).await;
                             return Ok(());
                         }
-                        (tally, pin) = self.take(cx)?;
+                        (tally, pin) = self.take(cx, false)?;
                         run.calm = Some(Instant::now() + PAUSE);
                     }
                     () = sleep_until(run.next) => {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
 use crate::config::scalar::{OnOff, Pin, Span};
-use crate::hal::{self, EdgeReceiver, InputPin, Level, Pull};
+use crate::hal::{self, Bounce, EdgeReceiver, InputPin, Level, Pull};
 use crate::model::{Quality, Value};
 
 use super::input::{self, Debouncer, EDGE_DELAY, Guard, PAUSE, PullKey};
@@ -212,6 +212,8 @@ enum Ended {
 struct Watch {
     debounce: Debouncer,
     gestures: Gestures,
+    /// Whether the kernel may keep bounces back; after a storm it must not, since then nobody would count them.
+    calm: bool,
 }
 
 impl DigitalIn {
@@ -241,6 +243,9 @@ impl DigitalIn {
     ) -> Result<Ended, DeviceError> {
         let mut guard = Guard::new(LIMIT);
         let calm = Instant::now() + PAUSE;
+        // an edge is with us this long after it happened
+        let delay = EDGE_DELAY + pin.lag();
+        let storm = edges.storm();
         // edges were lost: when those that were kept are through, the pin itself is asked
         let mut missed = false;
         // the pin did not read as its last edge said: the edge between may still be on its way
@@ -249,7 +254,7 @@ impl DigitalIn {
             let due = doubt.or(watch.debounce.candidate.map(|c| c.due));
             // a move that began before a gesture was due, or is on its way to us, comes first
             let gesture = watch.gestures.due().filter(|g| watch.debounce.candidate.is_none_or(|c| c.since > *g));
-            let gesture = gesture.map(|g| g + EDGE_DELAY);
+            let gesture = gesture.map(|g| g + delay);
             let flooding = cx.counters.flooding.load(std::sync::atomic::Ordering::Relaxed);
             let believed = tokio::select! {
                 biased;
@@ -273,6 +278,7 @@ impl DigitalIn {
                     doubt = None;
                     watch.debounce.level(self.logical(edge.level), edge.at)
                 }
+                () = storm.notified() => return Ok(Ended::Storm),
                 () = std::future::ready(()), if missed && edges.is_empty() => {
                     missed = false;
                     watch.debounce.level(self.logical(pin.read()?), Instant::now())
@@ -315,7 +321,13 @@ impl Driver for DigitalIn {
             let mut watch: Option<Watch> = None;
             loop {
                 let (tx, mut edges) = hal::edges();
-                let pin = cx.board.input(self.pin, self.pull, tx)?;
+                let pin = match &watch {
+                    Some(Watch { calm: false, .. }) => cx.board.input(self.pin, self.pull, tx)?,
+                    _ => {
+                        let bounce = Bounce { hold: self.hold_on.min(self.hold_off), limit: LIMIT };
+                        cx.board.contact(self.pin, self.pull, bounce, tx)?
+                    }
+                };
                 let level = self.logical(pin.read()?);
                 let watch = match &mut watch {
                     Some(watch) => {
@@ -327,7 +339,7 @@ impl Driver for DigitalIn {
                         cx.online().await;
                         cx.reading(0, Value::Bool(level), Quality::Good, Instant::now()).await;
                         let debounce = Debouncer::new(self.hold_on, self.hold_off, level);
-                        watch.insert(Watch { debounce, gestures: Gestures::new(&self.gestures) })
+                        watch.insert(Watch { debounce, gestures: Gestures::new(&self.gestures), calm: true })
                     }
                 };
                 match self.watch(cx, pin, &mut edges, watch).await? {
@@ -337,6 +349,7 @@ impl Driver for DigitalIn {
                         // what waits in the channel was not believed; nobody knows what came behind it
                         watch.debounce.candidate = None;
                         watch.gestures.reset();
+                        watch.calm = false;
                         if !pause(cx, PAUSE).await {
                             return Ok(());
                         }

@@ -41,8 +41,9 @@ const WAITING: usize = 4096;
 const ORDER: Duration = Duration::from_millis(5);
 /// Time between two readings of a knob that is turned; the last position is always published.
 const PACE: Duration = Duration::from_millis(50);
-/// Where the position is remembered.
+/// Where the position is remembered, for a restart and for a reload.
 const KEY: &str = "position";
+const KEY_OF_RUN: &str = "~position";
 
 /// Keys of `encoder`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -262,6 +263,10 @@ impl EdgeSink for Contact {
         self.1.lock().lost += n;
         self.1.notify.notify_one();
     }
+    fn storm(&self) {
+        self.1.lock().storm = true;
+        self.1.notify.notify_one();
+    }
     fn gone(&self) {
         self.1.lock().gone = true;
         self.1.notify.notify_one();
@@ -342,9 +347,8 @@ impl Encoder {
     }
 
     async fn keep(&self, cx: &mut Context, position: f64) {
-        if self.restore {
-            cx.remember(KEY, Some(Json::from(position))).await;
-        }
+        let key = if self.restore { KEY } else { KEY_OF_RUN };
+        cx.remember(key, Some(Json::from(position))).await;
     }
 }
 
@@ -352,13 +356,16 @@ impl Driver for Encoder {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
             let mut taken = self.take(cx)?;
-            let kept = if self.restore { cx.recall(KEY).and_then(Json::as_f64) } else { None };
-            let mut position = kept.unwrap_or(0.0).clamp(self.min, self.max);
+            let kept = cx.recall(KEY_OF_RUN).or(if self.restore { cx.recall(KEY) } else { None });
+            let mut position = kept.and_then(Json::as_f64).unwrap_or(0.0).clamp(self.min, self.max);
             let mut published = position;
             let mut moved_at = Instant::now();
             cx.counters.flooding.store(false, Ordering::Relaxed);
             cx.online().await;
             cx.reading(0, Value::Number(position), Quality::Good, Instant::now()).await;
+            if self.restore {
+                cx.remember(KEY_OF_RUN, None).await;
+            }
             // when edges that wait are old enough; when a position may be published; when a storm is over
             let (mut ripe, mut calm): (Option<Instant>, Option<Instant>) = (None, None);
             let mut next = Instant::now();

@@ -32,6 +32,16 @@ struct Keys {
     registers: RegisterKeys,
 }
 
+/// The pins of a bus; where an overlay decides they are not known. Source: Raspberry Pi documentation, "GPIO and the
+/// 40-pin header".
+fn pins(bus: u8) -> &'static [(u8, &'static str)] {
+    match bus {
+        0 => &[(0, "SDA"), (1, "SCL")],
+        1 => &[(2, "SDA"), (3, "SCL")],
+        _ => &[],
+    }
+}
+
 fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     let keys: Keys = desk.read(params)?;
     let typed = keys.address.0.trim();
@@ -41,5 +51,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
         desk.error(&["address"], text, "write it as i2cdetect shows it: 0x03 to 0x77");
         return None;
     };
-    registers::build(keys.registers, ChipSpec::I2c { bus: keys.bus.unwrap_or(1), address }, desk)
+    let bus = keys.bus.unwrap_or(1);
+    desk.use_bus(&format!("I2C bus {bus}"), pins(bus), &["bus"]);
+    registers::build(keys.registers, ChipSpec::I2c { bus, address }, desk)
 }

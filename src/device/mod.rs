@@ -122,6 +122,19 @@ pub struct Built {
     pub driver: Box<dyn Driver>,
 }
 
+/// A pin of the header that a bus has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BusPin {
+    /// BCM number.
+    pub pin: u8,
+    /// What it is there: `SDA of I2C bus 1`.
+    pub role: String,
+    /// Who uses the bus: ``device `light` ``.
+    pub user: String,
+    /// Where that is written.
+    pub place: Option<Place>,
+}
+
 /// Where a kind reads its keys.
 pub struct Desk<'a> {
     /// The device's name.
@@ -132,6 +145,8 @@ pub struct Desk<'a> {
     pub problems: &'a mut Vec<Problem>,
     /// Pins taken so far: who took them, and where.
     pub pins: &'a mut Vec<(u8, String, Option<Place>)>,
+    /// Pins of the header's buses that devices use, which several may share.
+    pub bus_pins: &'a mut Vec<BusPin>,
     /// Ports by name; `None` for one that is wrong itself.
     pub ports: &'a dyn Fn(&str) -> Option<Option<PortSpec>>,
     /// Names of all ports.
@@ -183,6 +198,17 @@ impl Desk<'_> {
             ),
             None => self.pins.push((pin, self.name.to_owned(), place)),
         }
+    }
+    /// Uses a bus of the header, which further devices may use too: its pins, with what they are there.
+    pub fn use_bus(&mut self, bus: &str, pins: &[(u8, &str)], path: &[&str]) {
+        let path = if self.written(path) { path } else { &[] };
+        let (place, user) = (self.place(path), format!("device `{}`", self.name));
+        self.bus_pins.extend(pins.iter().map(|(pin, role)| BusPin {
+            pin: *pin,
+            role: format!("{role} of {bus}"),
+            user: user.clone(),
+            place,
+        }));
     }
     /// Joins a port, which further devices may join too: they take turns.
     pub fn share_port(&mut self, port: &str, path: &[&str]) -> Option<Bus> {
@@ -359,6 +385,9 @@ impl Order {
         }
     }
 }
+
+/// A key of [`Context::remember`] that begins so is of this process: a reload finds it, a restart does not.
+pub const PASSING: char = '~';
 
 /// A device's end of the daemon.
 pub struct Context {

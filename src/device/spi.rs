@@ -39,13 +39,22 @@ struct Keys {
     registers: RegisterKeys,
 }
 
+/// The pins of a bus and of its chip select; where an overlay decides they are not known. Source: as for I2C.
+fn pins(bus: u8, select: u8) -> Vec<(u8, &'static str)> {
+    let (lines, selects): ([u8; 3], &[u8]) = match bus {
+        0 => ([9, 10, 11], &[8, 7]),
+        1 => ([19, 20, 21], &[18, 17, 16]),
+        _ => return Vec::new(),
+    };
+    let select = selects.get(usize::from(select)).map(|pin| (*pin, "the chip select"));
+    lines.into_iter().zip(["MISO", "MOSI", "SCLK"]).chain(select).collect()
+}
+
 fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     let keys: Keys = desk.read(params)?;
-    let chip = ChipSpec::Spi {
-        bus: keys.bus.unwrap_or(0),
-        select: keys.select.unwrap_or(0),
-        speed: keys.speed.unwrap_or(1_000_000),
-        mode: keys.mode.unwrap_or(0),
-    };
+    let (bus, select) = (keys.bus.unwrap_or(0), keys.select.unwrap_or(0));
+    let key = if desk.written(&["bus"]) { "bus" } else { "select" };
+    desk.use_bus(&format!("SPI bus {bus}"), &pins(bus, select), &[key]);
+    let chip = ChipSpec::Spi { bus, select, speed: keys.speed.unwrap_or(1_000_000), mode: keys.mode.unwrap_or(0) };
     registers::build(keys.registers, chip, desk)
 }

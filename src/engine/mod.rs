@@ -19,6 +19,7 @@ pub mod rules;
 pub mod schedule;
 mod seen;
 pub mod sessions;
+pub mod sparkplug;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::model::{
     Priority, Qos, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::home_assistant::Settings;
+use crate::wire::sparkplug as spb;
 use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
@@ -111,6 +113,15 @@ pub enum Effect {
     Hush(String),
     /// The program is to end in order, with 0, when what is said has been heard: why.
     Exit(String),
+    /// Something is said in Sparkplug, before all that waits.
+    Sparkplug(spb::Word),
+    /// This connection (from 1) is to be left in order, and another one made, at the next broker of the list.
+    Leave {
+        /// Which one.
+        connection: u64,
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// A message on its way to the queue.
@@ -152,6 +163,8 @@ pub struct Setup {
     pub info: bridge::Info,
     /// What Home Assistant is told, where it is.
     pub home_assistant: Option<Settings>,
+    /// The Sparkplug edge node, where it is one.
+    pub sparkplug: Option<spb::Settings>,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
     pub memory: BTreeMap<String, serde_json::Value>,
     /// This run of the machine, and where [`Mono`] began in it.
@@ -173,6 +186,7 @@ pub struct Engine {
     reactions: Reactions,
     relays: relays::Relays,
     sessions: sessions::Sessions,
+    node: sparkplug::Node,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -192,11 +206,14 @@ impl Engine {
             (&setup.devices, &setup.points),
             &setup.memory,
         );
+        let node = sparkplug::Node::new(setup.sparkplug, &setup.devices, &setup.memory);
+        let told = node.place(&setup.devices, &setup.points);
         let Logic { zone, alarms, payloads, computed, rules, requires, relays, sessions } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
         payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));
+        told.into_iter().for_each(|(id, told)| points.set_told(id, told));
         Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
             outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
@@ -206,6 +223,7 @@ impl Engine {
             reactions,
             relays: relays::Relays::new(relays),
             sessions: sessions::Sessions::new(sessions),
+            node,
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -248,10 +266,14 @@ impl Engine {
             }
             Event::Device(device, status) => self.status(device, status, now, fx),
             Event::Acted(ticket, result) => self.acted(ticket, result, now, fx),
-            Event::Incoming(message) => self.incoming(message, now, fx),
+            Event::Incoming(message) => {
+                self.sessions_hear(&message, now, fx);
+                self.incoming(message, now, fx);
+            }
             Event::LinkUp => {
                 self.up = true;
                 self.outputs.broker(true, now.mono);
+                self.spark_up(now, fx);
                 self.introduce(now, fx);
                 self.points.announce(self.lost, now, fx);
                 self.sessions_broker(true, now, fx);
@@ -261,12 +283,16 @@ impl Engine {
                     self.lost = now.mono;
                 }
                 self.up = false;
+                self.spark_down();
                 self.bridge.broker_lost();
                 self.sessions_broker(false, now, fx);
                 self.outputs.broker(false, now.mono);
             }
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
-            Event::Gap(gap) => self.bridge.gap(&self.topics, &gap, now, fx),
+            Event::Gap(gap) => {
+                self.bridge.gap(&self.topics, &gap, now, fx);
+                self.spark_lost(gap.count, now, fx);
+            }
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
             Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
@@ -290,6 +316,7 @@ impl Engine {
             self.commands.next_wake(),
             self.reactions.next_wake(),
             self.sessions.next_wake(),
+            self.node.next_wake(),
             bridge,
         ]
         .into_iter()
@@ -308,6 +335,7 @@ impl Engine {
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
         self.sessions_due(now, fx);
+        self.spark_due(now, fx);
         if self.up {
             self.bridge.due(&self.topics, &self.devices, now, fx);
         }
@@ -354,7 +382,12 @@ impl Engine {
                 self.acted(ticket, Err(reason.clone().into()), now, fx);
             }
         }
+        let before = self.bridge.status_of(device).map(DeviceStatus::word);
+        let changed = before != Some(status.word());
         self.bridge.status(&self.topics, &self.devices, device, status, now, fx);
+        if changed {
+            self.spark_status(device, now, fx);
+        }
     }
 
     /// Carries out writes that nobody wished, and says so.

@@ -7,6 +7,8 @@
 //!   the process ends or somebody here wants it again; what happens at the end of the process is the driver's affair.
 //! - Edges carry the kernel's monotonic time and a number for each; a gap in the numbers is counted as lost. ONE thread
 //!   waits for all lines and is woken through a socket.
+//! - The kernel debounces contacts. It tells a change when it has held, so what it says is dated back; and a storm that
+//!   it keeps back nobody sees but in its count of interrupts, so that is looked at now and then.
 //! - The chip is looked for anew for every pin that is taken. When it vanishes, its edges end and its outputs fail;
 //!   the pins can be taken again as soon as it is back.
 
@@ -30,7 +32,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::raspberry_pi::{missed, moment};
 use super::{
-    Board, Edge, EdgeSender, HalError, HalErrorKind, InputPin, Level, OutputPin, Pull, Start, boards, list, port,
+    Board, Bounce, Edge, EdgeSender, HalError, HalErrorKind, InputPin, Level, OutputPin, Pull, Start, boards, list,
+    port,
 };
 
 /// Whom the kernel names as the holder of our lines.
@@ -41,6 +44,10 @@ const KERNEL_BUFFER: u32 = 1024;
 const AT_A_TIME: usize = 16;
 /// Chips that are looked for: `/dev/gpiochip0` and so on.
 const CHIP_NUMBERS: u8 = 64;
+/// How often interrupts are counted while the kernel debounces a line.
+const LOOK: Duration = Duration::from_secs(4);
+/// Where the kernel counts them.
+const INTERRUPTS: &str = "/proc/interrupts";
 /// Longest time the edge thread may take to give a line up; far more than any ioctl.
 const ORDER: Duration = Duration::from_secs(1);
 
@@ -63,10 +70,14 @@ impl Chardev {
     }
 
     fn request(&self, pin: u8, config: &Config) -> Result<Request, HalError> {
+        self.request_as(pin, config, CONSUMER)
+    }
+
+    fn request_as(&self, pin: u8, config: &Config, consumer: &str) -> Result<Request, HalError> {
         let chip = find(self.chip.as_deref())?;
         Request::from_config(config.clone())
             .on_chip(chip.path())
-            .with_consumer(CONSUMER)
+            .with_consumer(consumer)
             .with_kernel_event_buffer_size(KERNEL_BUFFER)
             .request()
             .map_err(|e| refused(pin, &chip, &e))
@@ -97,6 +108,10 @@ impl Board for Chardev {
     }
 
     fn input(&self, pin: u8, pull: Pull, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError> {
+        self.contact(pin, pull, Bounce { hold: Duration::ZERO, limit: u32::MAX }, edges)
+    }
+
+    fn contact(&self, pin: u8, pull: Pull, bounce: Bounce, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError> {
         lock(&self.parked).remove(&pin);
         let bias = match pull {
             Pull::Up => Bias::PullUp,
@@ -105,9 +120,15 @@ impl Board for Chardev {
         };
         let mut config = Config::default();
         config.as_input().with_bias(bias).with_edge_detection(EdgeDetection::BothEdges).with_line(pin.into());
-        let request = Arc::new(self.request(pin, &config)?);
-        self.edges.arm(pin, request.clone(), edges)?;
-        Ok(Box::new(Input { pin, request: Some(request), edges: self.edges.clone() }))
+        let mut consumer = CONSUMER.to_owned();
+        if !bounce.hold.is_zero() {
+            config.with_debounce_period(bounce.hold);
+            // its interrupts are counted under this name
+            consumer = contact_name(pin);
+        }
+        let request = Arc::new(self.request_as(pin, &config, &consumer)?);
+        self.edges.arm(pin, request.clone(), bounce, edges)?;
+        Ok(Box::new(Input { pin, request: Some(request), lag: bounce.hold, edges: self.edges.clone() }))
     }
 
     fn output(&self, pin: u8, start: Start) -> Result<Box<dyn OutputPin>, HalError> {
@@ -168,6 +189,7 @@ struct Input {
     pin: u8,
     /// Always there until the drop.
     request: Option<Arc<Request>>,
+    lag: Duration,
     edges: Arc<EdgeThread>,
 }
 
@@ -177,6 +199,9 @@ impl InputPin for Input {
             Some(request) => read(self.pin, request),
             None => Err(HalError::new(HalErrorKind::Io, "the pin was given up")),
         }
+    }
+    fn lag(&self) -> Duration {
+        self.lag
     }
 }
 
@@ -201,7 +226,7 @@ fn read(pin: u8, request: &Request) -> Result<Level, HalError> {
 
 /// What the edge thread is asked to do.
 enum Order {
-    Arm(u8, Arc<Request>, EdgeSender),
+    Arm(u8, Arc<Request>, Bounce, EdgeSender),
     /// Answered when it is done.
     Disarm(u8, SyncSender<()>),
 }
@@ -219,7 +244,7 @@ impl EdgeThread {
         bell.set_nonblocking(true)?;
         ear.set_nonblocking(true)?;
         let (orders, inbox) = mpsc::channel();
-        let waiter = Waiter { inbox, ear, armed: Vec::new() };
+        let waiter = Waiter { inbox, ear, armed: Vec::new(), look: None };
         let thread = std::thread::Builder::new().name("edges".into()).spawn(move || waiter.run())?;
         Ok(EdgeThread { orders: Mutex::new(Some(orders)), bell, thread: Some(thread) })
     }
@@ -232,9 +257,9 @@ impl EdgeThread {
         sent
     }
 
-    fn arm(&self, pin: u8, request: Arc<Request>, edges: EdgeSender) -> Result<(), HalError> {
+    fn arm(&self, pin: u8, request: Arc<Request>, bounce: Bounce, edges: EdgeSender) -> Result<(), HalError> {
         let no = || HalError::new(HalErrorKind::Io, format!("GPIO{pin} cannot be watched: the edge thread has ended"));
-        self.ask(Order::Arm(pin, request, edges)).then_some(()).ok_or_else(no)
+        self.ask(Order::Arm(pin, request, bounce, edges)).then_some(()).ok_or_else(no)
     }
 
     fn disarm(&self, pin: u8) {
@@ -263,6 +288,10 @@ struct Armed {
     edges: Option<EdgeSender>,
     /// Number of its last edge; the kernel counts from 1.
     last: u32,
+    /// What the kernel keeps back.
+    bounce: Bounce,
+    /// Its interrupts at the last look.
+    interrupts: Option<u64>,
 }
 
 /// The thread that waits for edges, from inside.
@@ -270,14 +299,16 @@ struct Waiter {
     inbox: Receiver<Order>,
     ear: UnixStream,
     armed: Vec<Armed>,
+    /// The last look at the interrupts, while the kernel debounces a line.
+    look: Option<Instant>,
 }
 
 impl Waiter {
     fn run(mut self) {
         loop {
             match self.inbox.try_recv() {
-                Ok(Order::Arm(pin, request, edges)) => {
-                    self.armed.push(Armed { pin, request, edges: Some(edges), last: 0 });
+                Ok(Order::Arm(pin, request, bounce, edges)) => {
+                    self.armed.push(Armed { pin, request, edges: Some(edges), last: 0, bounce, interrupts: None });
                 }
                 Ok(Order::Disarm(pin, tell)) => {
                     self.armed.retain(|a| a.pin != pin);
@@ -291,11 +322,12 @@ impl Waiter {
 
     /// Waits for edges or a ring, and hands the edges over.
     fn wait(&mut self) {
+        let next = self.watch_storms();
         let ready: Vec<bool> = {
             let watched = self.armed.iter().filter(|a| a.edges.is_some());
             let mut fds = vec![PollFd::new(self.ear.as_fd(), PollFlags::POLLIN)];
             fds.extend(watched.map(|a| PollFd::new(a.request.as_fd(), PollFlags::POLLIN)));
-            if poll(&mut fds, PollTimeout::NONE).is_err() {
+            if poll(&mut fds, next).is_err() {
                 // called out of its wait; nothing else can go wrong with descriptors that are open
                 return;
             }
@@ -312,6 +344,48 @@ impl Waiter {
             }
         }
     }
+}
+
+impl Waiter {
+    /// Looks at the interrupts of the lines that the kernel debounces, if it is time; when to look again.
+    fn watch_storms(&mut self) -> PollTimeout {
+        if self.armed.iter().all(|a| a.bounce.hold.is_zero() || a.edges.is_none()) {
+            self.look = None;
+            return PollTimeout::NONE;
+        }
+        let now = Instant::now();
+        let passed = self.look.map_or(Duration::ZERO, |last| now - last);
+        if self.look.is_some() && passed < LOOK {
+            return PollTimeout::try_from(LOOK - passed + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        }
+        self.look = Some(now);
+        // where they cannot be read there is nothing to be said of storms
+        let text = std::fs::read_to_string(INTERRUPTS).unwrap_or_default();
+        for armed in self.armed.iter_mut().filter(|a| !a.bounce.hold.is_zero()) {
+            let count = interrupts(&text, &contact_name(armed.pin));
+            let before = std::mem::replace(&mut armed.interrupts, count);
+            let (Some(count), Some(before), Some(edges)) = (count, before, &armed.edges) else { continue };
+            if count.saturating_sub(before) as f64 > f64::from(armed.bounce.limit) * passed.as_secs_f64() {
+                edges.storm();
+            }
+        }
+        PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX)
+    }
+}
+
+/// The name under which a debounced line is requested, so that its interrupts can be told from others.
+fn contact_name(pin: u8) -> String {
+    format!("{CONSUMER}-{pin}")
+}
+
+/// Interrupts of whoever has this name, on all processors; `None` if there is nobody. Source: proc(5), `/proc/interrupts`.
+fn interrupts(text: &str, name: &str) -> Option<u64> {
+    let rows = text.lines().filter(|line| line.split_whitespace().next_back() == Some(name));
+    let counts = rows.map(|row| {
+        let words = row.split_whitespace().skip(1);
+        words.map_while(|word| word.parse::<u64>().ok()).fold(0, u64::saturating_add)
+    });
+    counts.reduce(u64::saturating_add)
 }
 
 impl Armed {
@@ -340,7 +414,7 @@ impl Armed {
             Ok(clock) => moment(Duration::from_nanos(event.timestamp_ns), now, Duration::from(clock)),
             Err(_) => now,
         };
-        edges.push(Edge { level, at });
+        edges.push(Edge { level, at: at.checked_sub(self.bounce.hold).unwrap_or(at) });
     }
 }
 
@@ -469,7 +543,9 @@ fn refused(pin: u8, chip: &Chip, e: &gpiocdev::Error) -> HalError {
     match errno(e) {
         Some(libc::EBUSY) => {
             let text = match chip.line_info(pin.into()).map(|line| line.consumer) {
-                Ok(who) if who == CONSUMER => format!("GPIO{pin} is already in use in this gateway, or in another"),
+                Ok(who) if who.starts_with(CONSUMER) => {
+                    format!("GPIO{pin} is already in use in this gateway, or in another")
+                }
                 Ok(who) if !who.is_empty() => format!("`{who}` holds GPIO{pin} of {}; end it", chip.name()),
                 _ => format!("a kernel driver or another program holds GPIO{pin} of {}", chip.name()),
             };
@@ -489,5 +565,23 @@ fn failed(what: &str, e: &gpiocdev::Error) -> HalError {
     match errno(e) {
         Some(libc::ENODEV) => HalError::new(HalErrorKind::NotFound, format!("{what}: the GPIO chip has vanished")),
         _ => HalError::new(HalErrorKind::Io, format!("{what}: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interrupts;
+
+    #[test]
+    fn interrupts_are_counted_by_name_on_all_processors() {
+        let text = "           CPU0       CPU1
+ 24:         12          3  pinctrl-bcm2835  17 Edge      pinpost-17
+ 25:          1          0  pinctrl-bcm2835   7 Edge      pinpost-7
+ 45:        100          9     GICv3 32 Level     arch_timer
+ERR:          7
+";
+        assert_eq!(interrupts(text, "pinpost-17"), Some(15));
+        assert_eq!(interrupts(text, "pinpost-7"), Some(1));
+        assert_eq!(interrupts(text, "pinpost-1"), None);
     }
 }

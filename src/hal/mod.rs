@@ -13,6 +13,7 @@ pub mod bus;
 pub mod chardev;
 pub mod chip;
 pub mod device_tree;
+pub mod expanders;
 pub mod list;
 pub mod machine;
 pub mod port;
@@ -23,8 +24,9 @@ pub mod soft_pwm;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 /// A pin's physical level.
@@ -62,6 +64,15 @@ pub enum Start {
     At(Level),
     /// The level it already has.
     Keep,
+}
+
+/// How a contact bounces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounce {
+    /// Levels that do not hold so long may be kept back. Zero: none.
+    pub hold: Duration,
+    /// More changes a second are a storm.
+    pub limit: u32,
 }
 
 /// One change of an input.
@@ -120,6 +131,8 @@ pub trait EdgeSink: Send + Sync {
     fn edge(&self, edge: Edge);
     /// So many edges could not be kept.
     fn lost(&self, n: u64);
+    /// More changes than a contact can make are kept back by the kernel's debounce, where only it sees them.
+    fn storm(&self);
     /// The backend gave the pin up, or the pin was dropped.
     fn gone(&self);
 }
@@ -142,12 +155,14 @@ impl Drop for Taker {
 pub struct EdgeReceiver {
     rx: mpsc::Receiver<Edge>,
     lost: Arc<AtomicU64>,
+    storm: Arc<Notify>,
 }
 
 /// Edges that wait in a bounded channel.
 struct Waiting {
     tx: Mutex<Option<mpsc::Sender<Edge>>>,
     lost: Arc<AtomicU64>,
+    storm: Arc<Notify>,
 }
 
 impl EdgeSink for Waiting {
@@ -160,6 +175,9 @@ impl EdgeSink for Waiting {
     fn lost(&self, n: u64) {
         self.lost.fetch_add(n, Ordering::Relaxed);
     }
+    fn storm(&self) {
+        self.storm.notify_one();
+    }
     fn gone(&self) {
         self.tx.lock().unwrap_or_else(|e| e.into_inner()).take();
     }
@@ -169,8 +187,9 @@ impl EdgeSink for Waiting {
 pub fn edges() -> (EdgeSender, EdgeReceiver) {
     let (tx, rx) = mpsc::channel(EDGE_BUFFER);
     let lost = Arc::new(AtomicU64::new(0));
-    let waiting = Waiting { tx: Mutex::new(Some(tx)), lost: lost.clone() };
-    (EdgeSender::to(Arc::new(waiting)), EdgeReceiver { rx, lost })
+    let storm = Arc::new(Notify::new());
+    let waiting = Waiting { tx: Mutex::new(Some(tx)), lost: lost.clone(), storm: storm.clone() };
+    (EdgeSender::to(Arc::new(waiting)), EdgeReceiver { rx, lost, storm })
 }
 
 impl EdgeSender {
@@ -186,6 +205,10 @@ impl EdgeSender {
     pub fn lose(&self, n: u64) {
         self.0.0.lost(n);
     }
+    /// Says that the kernel's debounce keeps a storm back.
+    pub fn storm(&self) {
+        self.0.0.storm();
+    }
 }
 
 impl fmt::Debug for EdgeSender {
@@ -198,6 +221,10 @@ impl EdgeReceiver {
     /// The next edge; `None` when the backend gave the pin up. Cancel safe.
     pub async fn next(&mut self) -> Option<Edge> {
         self.rx.recv().await
+    }
+    /// Rings when the kernel's debounce keeps a storm back.
+    pub fn storm(&self) -> Arc<Notify> {
+        self.storm.clone()
     }
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
@@ -213,6 +240,10 @@ impl EdgeReceiver {
 pub trait InputPin: Send {
     /// The level now.
     fn read(&self) -> Result<Level, HalError>;
+    /// How long after its change an edge comes, since the kernel waits for the level to hold.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A pin that is driven. Dropping it leaves the pin driven at its last level.
@@ -239,6 +270,12 @@ pub trait Board: Send + Sync {
     fn describe(&self) -> String;
     /// Takes a pin (BCM number) as an input and reports its edges from now on.
     fn input(&self, pin: u8, pull: Pull, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError>;
+    /// The same, of a contact that bounces: where the kernel can, it keeps short levels back. Edges carry the time at
+    /// which their level began, also there.
+    fn contact(&self, pin: u8, pull: Pull, bounce: Bounce, edges: EdgeSender) -> Result<Box<dyn InputPin>, HalError> {
+        let _ = bounce;
+        self.input(pin, pull, edges)
+    }
     /// Takes a pin (BCM number) as an output.
     fn output(&self, pin: u8, start: Start) -> Result<Box<dyn OutputPin>, HalError>;
     /// Takes a pin (BCM number) to give pulses of `frequency` Hz, each period beginning high for the share `high`.

@@ -21,6 +21,8 @@ use crate::wire::topics::matches;
 const REMEMBERED: usize = 100_000;
 /// What it says of its place.
 const PLACE: &str = "the broker of the test";
+/// Why a connection ended.
+const AWAY: &str = "it was taken away";
 
 /// The broker. Clones are the same.
 #[derive(Clone)]
@@ -44,7 +46,8 @@ struct State {
 
 struct Client {
     id: u64,
-    will: Option<Message>,
+    /// What is said when it goes without a word: its own will and those beside it.
+    wills: Vec<Message>,
     subscriptions: Vec<Subscription>,
     to: mpsc::UnboundedSender<Incoming>,
 }
@@ -131,12 +134,14 @@ impl Broker {
         self.0.news.notify_waiters();
     }
 
-    fn connect(&self, config: &LinkConfig) -> (Connected, mpsc::UnboundedReceiver<Incoming>) {
+    fn connect(&self, config: &LinkConfig, connection: u64) -> (Connected, mpsc::UnboundedReceiver<Incoming>) {
         let (to, inbox) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.next += 1;
         let id = state.next;
-        let client = Client { id, will: config.will.clone(), subscriptions: config.subscriptions.clone(), to };
+        let own = last_word(config, connection).or_else(|| config.will.clone());
+        let wills = own.into_iter().chain(config.beside.iter().cloned()).collect();
+        let client = Client { id, wills, subscriptions: config.subscriptions.clone(), to };
         let State { retained, next, clients, .. } = &mut *state;
         for message in retained.values().filter(|m| client.wants(&m.topic)) {
             *next += 1;
@@ -162,13 +167,13 @@ impl Broker {
         }
     }
 
-    /// A client goes: its will, if it had no time for a word and there is a broker to say it.
+    /// A client goes: its wills, if it had no time for a word and there is a broker to say them.
     fn disconnect(&self, id: u64, in_order: bool) {
         let mut state = self.state();
         let client = state.clients.iter().position(|c| c.id == id).map(|i| state.clients.remove(i));
         drop(state);
         let up = *self.0.up.borrow();
-        if let Some(will) = client.and_then(|c| c.will).filter(|_| !in_order && up) {
+        for will in client.into_iter().flat_map(|c| c.wills).filter(|_| !in_order && up) {
             self.route(will, true, false);
         }
     }
@@ -184,8 +189,9 @@ impl Broker {
         let (acks, _) = mpsc::unbounded_channel();
         let (tell, ears) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(None);
-        let task = Task { broker: self.clone(), config, outbox, events, ears, stopped };
-        (task.run(), LinkHandle { acks, ears: tell, stop: Arc::new(stop) })
+        let (leave, leaving) = mpsc::unbounded_channel();
+        let task = Task { broker: self.clone(), config, outbox, events, ears, connection: 0, leaving, stopped };
+        (task.run(), LinkHandle { acks, ears: tell, leave, stop: Arc::new(stop) })
     }
 }
 
@@ -225,7 +231,18 @@ struct Task {
     outbox: Arc<dyn Outbox>,
     events: mpsc::Sender<LinkEvent>,
     ears: mpsc::UnboundedReceiver<Ear>,
+    /// The present one, from 1.
+    connection: u64,
+    leaving: mpsc::UnboundedReceiver<(u64, String)>,
     stopped: watch::Receiver<Option<Stop>>,
+}
+
+/// Why a connection ended.
+enum End {
+    Stopped,
+    Cut,
+    /// The owner wants another one.
+    Left(String),
 }
 
 impl Task {
@@ -233,7 +250,7 @@ impl Task {
         let mut up = self.broker.0.up.subscribe();
         loop {
             if !*up.borrow_and_update() {
-                self.down(false).await;
+                self.down(AWAY.to_owned(), false).await;
                 tokio::select! {
                     () = becomes(&mut up, true) => {}
                     _ = last_words(&mut self.stopped) => return,
@@ -242,15 +259,17 @@ impl Task {
             let url = PLACE.to_owned();
             let _ = self.events.send(LinkEvent::Up { url, session_present: false }).await;
             self.config.hello.iter().for_each(|hello| self.broker.route(hello.clone(), true, false));
-            let (connected, inbox) = self.broker.connect(&self.config);
-            self.outbox.link_up();
-            let stopped = self.serve(&mut up, connected.id, inbox).await;
+            self.connection += 1;
+            let (connected, inbox) = self.broker.connect(&self.config, self.connection);
+            self.outbox.link_up(self.connection);
+            let end = self.serve(&mut up, connected.id, inbox).await;
             self.outbox.link_down();
             self.broker.disconnect(connected.id, true);
-            if stopped {
-                return;
+            match end {
+                End::Stopped => return,
+                End::Cut => self.down(AWAY.to_owned(), true).await,
+                End::Left(why) => self.down(why, true).await,
             }
-            self.down(true).await;
         }
     }
 
@@ -264,34 +283,39 @@ impl Task {
         }
     }
 
-    async fn down(&self, was_up: bool) {
-        let (url, reason) = (PLACE.to_owned(), "it was taken away".to_owned());
+    async fn down(&self, reason: String, was_up: bool) {
+        let url = PLACE.to_owned();
         let _ = self.events.send(LinkEvent::Down { url, reason, was_up, retry_in: Duration::ZERO }).await;
     }
 
-    /// Until the broker goes (false) or the gateway stops.
     async fn serve(
         &mut self,
         up: &mut watch::Receiver<bool>,
         id: u64,
         mut inbox: mpsc::UnboundedReceiver<Incoming>,
-    ) -> bool {
+    ) -> End {
         loop {
             while let Ok(ear) = self.ears.try_recv() {
                 self.hear(id, ear);
             }
             while let Some(out) = self.outbox.take() {
                 self.broker.route(out.message, true, false);
-                self.outbox.done(out.token);
+                out.token.into_iter().for_each(|token| self.outbox.done(token));
             }
             tokio::select! {
                 biased;
-                () = becomes(up, false) => return false,
+                () = becomes(up, false) => return End::Cut,
                 // what was given out before the stop has been taken above
                 last = last_words(&mut self.stopped) => {
-                    last.into_iter().for_each(|last| self.broker.route(last, true, false));
-                    return true;
+                    let own = last_word(&self.config, self.connection);
+                    own.into_iter().chain(last).for_each(|last| self.broker.route(last, true, false));
+                    return End::Stopped;
                 }
+                Some((connection, why)) = self.leaving.recv() => if connection == self.connection {
+                    let own = last_word(&self.config, self.connection);
+                    own.into_iter().for_each(|last| self.broker.route(last, true, false));
+                    return End::Left(why);
+                },
                 Some(incoming) = inbox.recv() => {
                     let _ = self.events.send(LinkEvent::Incoming(incoming)).await;
                 }
@@ -300,6 +324,11 @@ impl Task {
             }
         }
     }
+}
+
+/// The will of this connection, where each has its own.
+fn last_word(config: &LinkConfig, connection: u64) -> Option<Message> {
+    config.will_of.as_ref().map(|will_of| will_of(connection))
 }
 
 async fn becomes(up: &mut watch::Receiver<bool>, wanted: bool) {

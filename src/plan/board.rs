@@ -1,12 +1,15 @@
 //! A plan on a board: what its pins cannot do there, and which of them are given away. Only warnings: a file may be
 //! written for another machine, and an overlay may be gone tomorrow.
 
+use crate::config::Places;
+use crate::config::raw::{Backend, Expander, Gpio};
+use crate::device::BusPin;
 use crate::hal::boards::BoardTable;
 use crate::hal::device_tree::Taken;
 use crate::hal::port::{PortKind, PortSpec};
 use crate::model::{Place, Problem};
 
-use super::{Checked, Plan};
+use super::{Checked, DevicePlan, HEADER_LAST, Plan};
 
 /// A pin that a device has for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,84 @@ fn judge(plan: &Plan, board: &BoardTable, taken: &[Taken]) -> Vec<Problem> {
         }
     }
     problems.extend(pwm(plan, board));
+    problems
+}
+
+/// The pins of a port that is the header's UART by its name on every Raspberry Pi. Which of the other nodes it is depends
+/// on the board: of those is only warned.
+pub(super) fn uart_pins(port: &PortSpec, places: &Places) -> Vec<BusPin> {
+    if !matches!(&port.kind, PortKind::Path { path, .. } if path == "/dev/serial0") {
+        return Vec::new();
+    }
+    let place = places.value(&["ports", &port.name, "path"]);
+    let pin = |pin, role: &str| BusPin {
+        pin,
+        role: format!("{role} of /dev/serial0"),
+        user: format!("port `{}`", port.name),
+        place,
+    };
+    vec![pin(14, "TXD"), pin(15, "RXD")]
+}
+
+/// Pins that a device has for itself and a bus uses too. Lines of another chip than the header's are no such pins.
+pub(super) fn bus_conflicts(gpio: &Gpio, pins: &[(u8, String, Option<Place>)], buses: &[BusPin]) -> Vec<Problem> {
+    if gpio.backend == Backend::Chardev || gpio.chip.is_some() {
+        return Vec::new();
+    }
+    let conflict = |(pin, _, place): &(u8, String, Option<Place>)| {
+        let bus = buses.iter().find(|bus| bus.pin == *pin)?;
+        let text = format!("GPIO{pin} is {}, which {} uses", bus.role, bus.user);
+        let problem = Problem::error(*place, text).related(bus.place, format!("{} uses it here", bus.user));
+        Some(problem.help("choose another pin: a bus has its pins for itself"))
+    };
+    pins.iter().filter_map(conflict).collect()
+}
+
+/// What is wrong with the expanders, and with their pins.
+pub(super) fn expanders(
+    expanders: &[Expander],
+    places: &Places,
+    pins: &[(u8, String, Option<Place>)],
+    devices: &[DevicePlan],
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (i, expander) in expanders.iter().enumerate() {
+        let n = i.to_string();
+        let mut error = |key: &str, text: String, help: &str| {
+            problems.push(Problem::error(places.value(&["gpio", "expanders", &n, key]), text).help(help));
+        };
+        let own = expander.pins();
+        if expander.chip.is_empty() {
+            error(
+                "chip",
+                "`chip` is empty".into(),
+                "write a label such as mcp23017; `pinpost pins` or gpiodetect shows it",
+            );
+        }
+        if expander.first <= HEADER_LAST {
+            let text = format!("`first` of {}: these are the numbers of the header", expander.first);
+            error("first", text, "write a number from 28 on, such as 100");
+        }
+        if own.is_empty() || own.end > 256 {
+            let text = format!("{} lines of `{}` from pin {} on", own.len(), expander.chip, own.start);
+            error("first", text, "an expander has at least one line, and pins end at 255");
+        }
+        let others = expanders.iter().take(i).map(Expander::pins);
+        if others.into_iter().any(|other| other.start < own.end && own.start < other.end) {
+            error(
+                "first",
+                "two expanders have the same pins".into(),
+                "give each numbers of its own, such as 100 and 120",
+            );
+        }
+    }
+    let kind = |name: &str| devices.iter().find(|d| d.spec.name == name).map_or("", |d| d.spec.kind);
+    for (pin, device, place) in pins.iter().filter(|(_, device, _)| matches!(kind(device), "pwm" | "servo")) {
+        if expanders.iter().any(|e| e.pins().contains(&u16::from(*pin))) {
+            let text = format!("`{device}` wants pulses on pin {pin}, which is on an expander");
+            problems.push(Problem::error(*place, text).help("its bus is too slow for them; take a pin of the header"));
+        }
+    }
     problems
 }
 

@@ -12,6 +12,7 @@ mod logic;
 mod points;
 mod rules;
 mod sessions;
+mod sparkplug;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -83,6 +84,8 @@ pub struct Plan {
     pub logic: Logic,
     /// What Home Assistant is told, where it is.
     pub home_assistant: Option<Settings>,
+    /// The Sparkplug edge node, where it is one.
+    pub sparkplug: Option<crate::wire::sparkplug::Settings>,
     /// All topics.
     pub topics: Topics,
     /// Short digest of the file's text.
@@ -197,7 +200,7 @@ impl Resolver<'_> {
         let port_names: Vec<String> = self.raw.ports.keys().cloned().collect();
         let ports: Vec<(String, Option<PortSpec>)> =
             self.raw.ports.iter().map(|(name, port)| (name.clone(), self.port(name, port))).collect();
-        let (mut pins, mut buses, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pins, mut bus_pins, mut buses, mut port_tasks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut devices = Vec::new();
         let mut all = points::Points::default();
         for (name, device) in &self.raw.devices {
@@ -207,6 +210,7 @@ impl Resolver<'_> {
                 places: self.places,
                 problems: &mut self.problems,
                 pins: &mut pins,
+                bus_pins: &mut bus_pins,
                 ports: &find,
                 port_names: &port_names,
                 buses: &mut buses,
@@ -217,12 +221,15 @@ impl Resolver<'_> {
             let id = DeviceId(devices.len() as u32);
             devices.push(self.device(("devices", id, name), kind.word.name, built, &mut topics, &mut all));
         }
-        self.gpio(&pins);
+        self.gpio(&pins, &devices);
+        bus_pins.extend(buses.iter().flat_map(|bus| board::uart_pins(bus.spec(), self.places)));
+        self.problems.extend(board::bus_conflicts(&self.raw.gpio, &pins, &bus_pins));
         let mut logic = self.logic(&mut devices, &mut topics, &mut all);
         logic.relays = self.relays(&devices, &all, &mut topics);
         logic.sessions = self.sessions(&devices, &all, &mut topics);
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
+        let sparkplug = self.sparkplug(&id, &devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
             for pin in (0..=HEADER_LAST).chain(pins.iter().map(|p| p.0).filter(|p| *p > HEADER_LAST)) {
@@ -249,6 +256,7 @@ impl Resolver<'_> {
             chains: all.chains,
             logic,
             home_assistant,
+            sparkplug,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
@@ -259,12 +267,13 @@ impl Resolver<'_> {
     }
 
     /// Whether the backend has such pins.
-    fn gpio(&mut self, pins: &[(u8, String, Option<Place>)]) {
+    fn gpio(&mut self, pins: &[(u8, String, Option<Place>)], devices: &[DevicePlan]) {
         let gpio = &self.raw.gpio;
-        if gpio.backend == Backend::Rppal && !self.places.dropped(&["gpio", "backend"]) {
-            for (pin, _, place) in pins.iter().filter(|p| p.0 > HEADER_LAST) {
-                let help =
-                    "the header has BCM numbers 0 to 27; lines of another chip need `gpio: { backend: chardev }`";
+        self.problems.extend(board::expanders(&gpio.expanders, self.places, pins, devices));
+        let expanded = |pin: u8| gpio.expanders.iter().any(|e| e.pins().contains(&u16::from(pin)));
+        if gpio.backend == Backend::Rppal && !self.places.dropped(&["gpio"]) {
+            for (pin, _, place) in pins.iter().filter(|p| p.0 > HEADER_LAST && !expanded(p.0)) {
+                let help = "the header has BCM numbers 0 to 27; lines of another chip need `gpio: { expanders: … }` or `backend: chardev`";
                 self.problems.push(Problem::error(*place, format!("`pin`: there is no pin {pin}")).help(help));
             }
             if gpio.chip.is_some() {
@@ -434,6 +443,9 @@ impl Resolver<'_> {
     ) -> DevicePlan {
         let first = all.specs.len() as u32;
         let only = built.points.len() == 1;
+        if section == "devices" {
+            self.batch(name, only, topics, all);
+        }
         for draft in &built.points {
             self.point((section, id, name), draft, only, topics, all);
         }

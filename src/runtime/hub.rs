@@ -8,12 +8,12 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
-use crate::device::{Counters, Order, Report};
+use crate::device::{Counters, Order, PASSING, Report};
 use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands};
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle, Subscription};
-use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Properties, Qos, Refusal, Ticket};
 use crate::queue::{self, DiskState, Shared};
 use crate::wire::Record;
 
@@ -53,6 +53,11 @@ impl Part {
 /// The key in the durable memory of what a device wants to have kept.
 pub(super) fn key_of(device: &str, key: &str) -> String {
     format!("device/{device}/{key}")
+}
+
+/// Whether such a key is of this process alone.
+pub(super) fn is_passing(key: &str) -> bool {
+    key.strip_prefix("device/").and_then(|key| key.split_once('/')).is_some_and(|(_, key)| key.starts_with(PASSING))
 }
 
 /// What the hub listens to.
@@ -259,6 +264,8 @@ impl Hub {
                     Effect::Hush(filter) => self.link.hush(filter),
                     // a second reason to end is none
                     Effect::Exit(why) => drop(self.wanted.try_send(Wanted::Exit(why))),
+                    Effect::Sparkplug(word) => self.outbox.say(word),
+                    Effect::Leave { connection, why } => self.link.leave(connection, why),
                     Effect::Daemon(request, reply) => {
                         self.requested(request, reply, fx);
                         sent = true;
@@ -362,7 +369,7 @@ impl Hub {
             payload: serde_json::Value::Object(map).to_string().into_bytes(),
             qos: Qos::AtLeastOnce,
             retain: true,
-            properties: Default::default(),
+            properties: Properties { content_type: Some("application/json".into()), ..Properties::default() },
         };
         self.send(Outgoing {
             reading: false,

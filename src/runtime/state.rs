@@ -122,7 +122,7 @@ impl Applied {
             Backend::Chardev => "chardev",
             Backend::Auto => "auto",
         };
-        let gpio = json!({ "backend": backend, "chip": self.gpio.chip });
+        let gpio = json!({ "backend": backend, "chip": self.gpio.chip, "expanders": self.gpio.expanders });
         json!({ "version": 1, "simulated": self.simulated, "gpio": gpio, "outputs": outputs })
     }
 
@@ -137,7 +137,7 @@ impl Applied {
             Json::Null => Gpio::default(),
             gpio => serde_json::from_value(gpio.clone()).map_err(|e| format!("gpio: {e}"))?,
         };
-        let last = if gpio.backend == Backend::Rppal { 27 } else { 255 };
+        let last = if gpio.backend == Backend::Rppal && gpio.expanders.is_empty() { 27 } else { 255 };
         let outputs = json["outputs"].as_array().ok_or("it names no outputs")?;
         let outputs = outputs
             .iter()
@@ -272,6 +272,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::raw::Expander;
     use proptest::prelude::*;
 
     fn applied(device: &str, pin: u8) -> Applied {
@@ -337,7 +338,9 @@ mod tests {
     fn the_backend_and_its_chip_are_kept_for_safe_state() {
         for (backend, chip) in [(Backend::Chardev, Some("pinctrl-rp1")), (Backend::Auto, None), (Backend::Rppal, None)]
         {
-            let gpio = Gpio { backend, chip: chip.map(str::to_owned) };
+            let box_of_relays = Expander { chip: "mcp23017".into(), first: 100, lines: None };
+            let expanders = if backend == Backend::Auto { vec![box_of_relays] } else { Vec::new() };
+            let gpio = Gpio { backend, chip: chip.map(str::to_owned), expanders };
             let pin = if backend == Backend::Rppal { 27 } else { 255 };
             let applied = Applied { gpio, ..applied("pump", pin) };
             assert_eq!(Applied::from_json(applied.to_json().to_string().as_bytes()), Ok(applied));

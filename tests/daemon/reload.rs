@@ -205,6 +205,32 @@ fn a_limit_counts_on_over_a_reload() {
 }
 
 #[test]
+fn a_knob_keeps_its_position_over_a_reload_and_begins_anew_after_a_restart() {
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, "devices:\n  knob: { kind: encoder, pins: [20, 21], pull: up }\n");
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let gateway = home.online(&mut all);
+    all.expect("gw/knob", "0");
+    for (pin, level) in [(20, "0"), (21, "0"), (20, "1"), (21, "1")] {
+        publish(&broker, &format!("gw/sim/pin/{pin}/set"), level, &[]);
+    }
+    all.expect("gw/knob", "1");
+    for _ in 0..2 {
+        gateway.program.signal(Signal::SIGHUP);
+        assert_eq!(event(&mut all, "reload")["outcome"], "done");
+        all.expect("gw/knob", "1");
+    }
+    gateway.stop();
+    all.forget();
+    let gateway = home.online(&mut all);
+    all.expect("gw/knob", "0");
+    gateway.program.signal(Signal::SIGHUP);
+    assert_eq!(event(&mut all, "reload")["outcome"], "done");
+    all.expect("gw/knob", "0");
+    gateway.stop();
+}
+
+#[test]
 fn a_duty_and_an_angle_stay_over_a_reload() {
     let mut broker = Mosquitto::start();
     let devices = "devices:\n  fan: { kind: pwm, pin: 18 }\n  flap: { kind: servo, pin: 13 }\n";

@@ -32,6 +32,8 @@ const LOCK: usize = WORLD + 3;
 pub const BUSY: usize = WORLD + 4;
 /// By pin: number of the last event of the present line request.
 pub const SEQ: usize = WORLD + 64;
+/// By pin: the debounce that the present line request asks of the kernel, in µs.
+pub const DEBOUNCE: usize = WORLD + 96;
 
 /// The file, mapped. Copies show the same page.
 #[derive(Clone, Copy)]

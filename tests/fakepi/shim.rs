@@ -1,8 +1,8 @@
 //! Makes the genuine, unmodified rppal believe that it runs on a Raspberry Pi 4. Loaded with LD_PRELOAD; does nothing
 //! without $FAKEPI_DIR. x86-64 Linux with glibc only. Built by `tests/support/fake_pi.rs` with a bare `rustc`.
 //!
-//! - The files rppal opens are taken from $FAKEPI_DIR instead: `cpuinfo`, `model`, `gpiomem`, `gpiochip0`. A file
-//!   `NAME.forbidden` beside one makes its opening fail with EACCES, even for root.
+//! - The files rppal opens are taken from $FAKEPI_DIR instead: `cpuinfo`, `model`, `gpiomem`, `gpiochip0`, `interrupts`,
+//!   and the kernel's PWMs below `pwm`. A file `NAME.forbidden` beside one makes its opening fail with EACCES, even for root.
 //! - GPIO ioctls are answered, as the kernel's driver would: it sets and reads the same registers, and its stores are in
 //!   `trace` too. While `gpiochip0` is away the chip has vanished.  A line request gives a FIFO, `line-N`: a `gpio_v2_line_event` written there is an edge.
 //!   A line whose FIFO has a reader is busy, also for another process.
@@ -12,7 +12,7 @@
 
 mod page;
 
-use page::{BUSY, PINS, Page, REGISTERS, SEQ, SIZE};
+use page::{BUSY, DEBOUNCE, PINS, Page, REGISTERS, SEQ, SIZE};
 use std::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
 use std::fmt::Write;
 use std::sync::OnceLock;
@@ -95,6 +95,10 @@ unsafe fn redirected(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
             b"/dev/gpiomem" => "gpiomem",
             // never the machine's own memory or chips
             b"/dev/mem" => "mem",
+            b"/proc/interrupts" => "interrupts",
+            pwm if pwm.starts_with(b"/sys/class/pwm/") => {
+                std::str::from_utf8(&pwm[b"/sys/class/".len()..]).unwrap_or("pwm")
+            }
             chip if chip.starts_with(b"/dev/gpiochip") => {
                 std::str::from_utf8(&chip[b"/dev/".len()..]).unwrap_or("gpiochip")
             }
@@ -161,6 +165,7 @@ const PULL_DOWN: u64 = 1 << 9;
 const NO_PULL: u64 = 1 << 10;
 const ATTR_FLAGS: u64 = 1;
 const ATTR_VALUES: u64 = 2;
+const ATTR_DEBOUNCE: u64 = 3;
 
 /// `struct gpio_v2_line_values`.
 #[repr(C)]
@@ -180,15 +185,17 @@ fn line_of(fd: c_int) -> Option<u32> {
 /// What the kernel's driver does to the registers for a `struct gpio_v2_line_config`. Only what changes is stored.
 fn configure(dir: &str, line: u32, config: &[u64; 34]) {
     let Some(world) = world(dir) else { return };
-    let (mut flags, mut high) = (config[0], false);
+    let (mut flags, mut high, mut debounce) = (config[0], false, 0);
     for n in 0..(config[1] & 0xffff_ffff).min(10) as usize {
         let [id, value, mask] = [0, 1, 2].map(|i| config[4 + 3 * n + i]);
         match id & 0xffff_ffff {
             ATTR_FLAGS if mask & 1 == 1 => flags = value,
             ATTR_VALUES if mask & 1 == 1 => high = value & 1 == 1,
+            ATTR_DEBOUNCE if mask & 1 == 1 => debounce = value as u32,
             _ => {}
         }
     }
+    world.word(DEBOUNCE + line as usize).store(debounce, SeqCst);
     let field = |register: usize, shift: u32, width: u32, value: u32| {
         let before = world.word(register).load(SeqCst);
         let after = before & !(((1 << width) - 1) << shift) | value << shift;

@@ -11,8 +11,11 @@ use crate::lab::{Mount, must, own_mounts};
 use crate::rig::Rig;
 use crate::support::gateway::publish;
 
-/// Within this time of the disk's healing, readings must be safe on it again.
-const HEALED: Duration = Duration::from_secs(5);
+/// Within this time of the disk's healing, readings must be safe on it again. `$HEALED` says how many seconds instead,
+/// for a machine that others use too.
+fn deadline() -> Duration {
+    Duration::from_secs(std::env::var("HEALED").map_or(5, |s| s.parse().expect("HEALED is a number of seconds")))
+}
 /// Cases at a time: they wait more than they work.
 const AT_A_TIME: usize = 5;
 
@@ -71,7 +74,8 @@ impl Patient {
         };
         let (mount, outer) = match kind {
             Kind::Tmpfs => (Mount::new(&["-t", "tmpfs", "-o", size, "tmpfs"], &at), None),
-            Kind::Inodes => (Mount::new(&["-t", "tmpfs", "-o", "size=8m,nr_inodes=64", "tmpfs"], &at), None),
+            // A queue of 1 MiB is 64 files when it is full, and they are to find room once the disk is well.
+            Kind::Inodes => (Mount::new(&["-t", "tmpfs", "-o", "size=8m,nr_inodes=128", "tmpfs"], &at), None),
             Kind::ReadOnly => (Mount::new(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], &at), None),
             Kind::Ext4 | Kind::Emergency | Kind::Frozen => {
                 Mount::image(&image, 4 << 10, &[]);
@@ -241,7 +245,7 @@ fn play(case: Case) {
         }
         !slipped && rig.is_kept(rig.last())
     });
-    assert!(healed.elapsed() < HEALED, "{}: well again only after {:?}", rig.name, healed.elapsed());
+    assert!(healed.elapsed() < deadline(), "{}: well again only after {:?}", rig.name, healed.elapsed());
     rig.finish();
     let missing = rig.books.uncome(hello..rig.books.written);
     if case.moment == Moment::Flood {
@@ -302,6 +306,6 @@ fn a_disk_that_fails_stops_nothing_and_is_used_again_when_it_is_well() {
     println!(
         "disk faults: {total} cases in {:.0} s: 0 panics, sampling and outputs went on, reported, on disk again within {} s",
         begun.elapsed().as_secs_f64(),
-        HEALED.as_secs()
+        deadline().as_secs()
     );
 }

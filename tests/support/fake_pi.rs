@@ -22,7 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
-use page::{BUSY, PINS, Page, SEQ, SIZE};
+use page::{BUSY, DEBOUNCE, PINS, Page, SEQ, SIZE};
 pub use page::{CLR, FSEL, SET};
 
 /// Far more than anything here takes.
@@ -86,7 +86,7 @@ impl FakePi {
         [("LD_PRELOAD", shim().into()), ("FAKEPI_DIR", self.dir.clone().into())]
     }
 
-    /// Its files: `cpuinfo`, `model`, `gpiomem`, `gpiochip0`; a file `NAME.forbidden` forbids `NAME`.
+    /// Its files: `cpuinfo`, `model`, `gpiomem`, `gpiochip0`, `interrupts`; a file `NAME.forbidden` forbids `NAME`.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -122,6 +122,40 @@ impl FakePi {
     /// Lets the kernel lose `n` edges of an armed line: their numbers are missing.
     pub fn lose(&self, pin: u8, n: u32) {
         self.page.word(SEQ + usize::from(pin)).fetch_add(n, SeqCst);
+    }
+
+    /// The debounce that was asked of the kernel for a line; the fake kernel does not do it.
+    pub fn debounce(&self, pin: u8) -> Duration {
+        Duration::from_micros(self.page.word(DEBOUNCE + usize::from(pin)).load(SeqCst).into())
+    }
+
+    /// What the kernel says of its interrupts: their number since the start, and whose they are.
+    pub fn interrupts(&self, rows: &[(u64, &str)]) {
+        let row = |(n, (count, who)): (usize, &(u64, &str))| format!("{n:3}: {count} 0 fake {n} Edge {who}\n");
+        let text: String = rows.iter().enumerate().map(row).collect();
+        fs::write(self.dir.join("interrupts"), format!("     CPU0 CPU1\n{text}")).unwrap();
+    }
+
+    /// Loads the overlay of the kernel's PWM, with these channels.
+    pub fn load_pwm(&self, channels: &[u8]) {
+        let chip = self.dir.join("pwm/pwmchip0");
+        fs::create_dir_all(&chip).unwrap();
+        fs::write(chip.join("export"), "").unwrap();
+        for channel in channels {
+            let dir = chip.join(format!("pwm{channel}"));
+            fs::create_dir_all(&dir).unwrap();
+            for (file, text) in [("period", "0"), ("duty_cycle", "0"), ("polarity", "normal"), ("enable", "0")] {
+                fs::write(dir.join(file), format!("{text}\n")).unwrap();
+            }
+        }
+    }
+
+    /// A channel of the kernel's PWM: period and pulse in ns, and whether it runs.
+    pub fn pwm(&self, channel: u8) -> (u64, u64, bool) {
+        let dir = self.dir.join(format!("pwm/pwmchip0/pwm{channel}"));
+        let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap().trim().to_owned();
+        assert_eq!(read("polarity"), "normal");
+        (read("period").parse().unwrap(), read("duty_cycle").parse().unwrap(), read("enable") == "1")
     }
 
     /// Makes reading an armed line fail.

@@ -70,6 +70,10 @@ impl EdgeSink for Bell {
         self.lost.fetch_add(n, Ordering::Relaxed);
         self.notify.notify_one();
     }
+    fn storm(&self) {
+        self.storm.store(true, Ordering::Relaxed);
+        self.notify.notify_one();
+    }
     fn gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
         self.notify.notify_one();

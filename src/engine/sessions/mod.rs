@@ -24,7 +24,8 @@ use crate::wire::Record;
 use crate::wire::topics::{check_filter, check_topic};
 
 use super::bridge::lane;
-use super::commands::{By, Reply};
+use super::commands::Reply;
+use super::logic::By;
 use super::{Effect, Engine, Outgoing};
 use client::Client;
 use server::Server;
