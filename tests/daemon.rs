@@ -2,6 +2,8 @@
 
 #[path = "daemon/asking.rs"]
 mod asking;
+#[path = "daemon/batches.rs"]
+mod batches;
 #[path = "daemon/camera.rs"]
 mod camera;
 #[path = "daemon/counters.rs"]
@@ -38,6 +40,8 @@ mod sensors;
 mod serial;
 #[path = "daemon/sniff.rs"]
 mod sniff;
+#[path = "daemon/sparkplug.rs"]
+mod sparkplug;
 #[path = "daemon/storm.rs"]
 mod storm;
 mod support;

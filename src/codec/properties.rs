@@ -262,6 +262,7 @@ fn keys_that_do_not_go_together_are_told_with_their_place() {
     }
     for (decode, point, path) in [
         (r#"{"type": "csv", "columns": ["humidity"]}"#, r#"{"field": "humidty"}"#, "points.p.field"),
+        (r#"{"type": "csv", "columns": ["a", "b"]}"#, r#"{"field": 2}"#, "points.p.field"),
         (r#"{"type": "csv", "pair": ";"}"#, r#"{"field": 1}"#, "decode.pair"),
         (r#"{"type": "regex"}"#, "{}", "decode"),
         (r#"{"type": "regex", "pattern": "(a"}"#, r#"{"field": 1}"#, "decode.pattern"),
@@ -303,6 +304,23 @@ fn braces_may_be_marks_of_json_frames() {
             _ => {}
         });
         assert_eq!(values, [Decoded { point: 0, value: crate::model::Value::Number(7.0), bad: false }]);
+    }
+}
+
+#[test]
+fn a_column_of_csv_has_its_number_beside_its_name() {
+    let point: FieldKeys = serde_json::from_str(r#"{"field": 1}"#).unwrap();
+    for columns in [r#"{"type": "csv", "columns": ["a", "b"]}"#, r#"{"type": "csv"}"#] {
+        let keys = serde_json::from_str(columns).unwrap();
+        let frame = serde_json::from_str(r#"{"delimiter": "\n"}"#).unwrap();
+        let mut pipeline = Pipeline::new(&frame, None, &keys, &[("b", &point)]).unwrap();
+        pipeline.reset(crate::codec::Joined::AtStart);
+        let mut values = Vec::new();
+        pipeline.push(b"1,22\n", &mut |output| match output {
+            Output::Frame { readings, .. } => values.extend(readings.drain(..).map(|r| r.value)),
+            _ => panic!("the line was refused"),
+        });
+        assert_eq!(values, [crate::model::Value::Number(22.0)], "{columns}");
     }
 }
 

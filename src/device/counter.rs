@@ -153,7 +153,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     rate.deliver = rate.deliver.or(total.deliver);
     rate.priority = rate.priority.or(total.priority);
     rate.expiry = rate.expiry.or(total.expiry);
-    rate.payload = rate.payload.or(total.payload);
+    rate.payload = rate.payload.or(total.payload.clone());
     if rate.unit.is_none() {
         rate.unit = total.unit.as_ref().map(|unit| format!("{unit}/{}", rate_unit.word()));
     }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::config::scalar::Span;
 use crate::model::{
     Action, Deliver, DeviceId, DeviceStatus, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority,
-    Properties, Qos, Refusal, Takes, Ticket, Value, Wall,
+    Properties, Qos, Refusal, Takes, Ticket, Value, Wall, rough,
 };
 use crate::wire::command::{self, Switch};
 use crate::wire::payload;
+use crate::wire::topics::REQUESTS;
 use crate::wire::{Record, Route, Topics};
 
 use super::outputs::{self, Verdict};
@@ -174,7 +174,8 @@ impl Engine {
             fx.push(Effect::Ack(message.ack));
             return;
         }
-        let Some(route) = self.topics.route(&message.topic).cloned() else {
+        let asked = || self.topics.asked(&message.topic).map(|verb| Route::Request(verb.to_owned()));
+        let Some(route) = self.topics.route(&message.topic).cloned().or_else(asked) else {
             // a subscription that an earlier configuration left at the broker
             fx.push(Effect::Ack(message.ack));
             return;
@@ -192,6 +193,8 @@ impl Engine {
                 fx.push(Effect::Ack(message.ack));
             }
             Route::HomeAssistant => self.home_assistant(&message, now, fx),
+            Route::Sparkplug(device) => self.spark_command(device, &message, now, fx),
+            Route::SparkplugHost => self.spark_host(&message, now, fx),
             Route::Request(verb) => self.request(&verb, &message, now, fx),
             Route::Device { device, point, verb } => {
                 let reply = self.reply_to(&message, Topics::result_of(&message.topic));
@@ -241,6 +244,15 @@ impl Engine {
                 self,
                 &reply,
                 "a retained request is old news; publish it without the retain flag".into(),
+                fx,
+            );
+        }
+        if !REQUESTS.contains(&verb) {
+            let known = REQUESTS.join(", ");
+            return refuse(
+                self,
+                &reply,
+                format!("there is no request `{}`; there are {known}", verb.chars().take(64).collect::<String>()),
                 fx,
             );
         }
@@ -313,6 +325,20 @@ impl Engine {
         let reply = Reply { by: Some(by), ..Reply::default() };
         let asked = Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono };
         self.command(asked, &Incoming::default(), now, fx);
+    }
+
+    /// A wish of another dialect, judged with the age and flags of its message.
+    pub(super) fn wish_in(
+        &mut self,
+        sender: &str,
+        (device, point, verb): (DeviceId, Option<PointId>, &str),
+        wish: command::Wish,
+        message: &Incoming,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let reply = Reply { by: Some(By { sender: sender.to_owned(), step: None }), ..Reply::default() };
+        self.command(Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono }, message, now, fx);
     }
 
     /// A wish that a relay takes from a message: judged with its age, as if it had come on the device's own topic.
@@ -441,7 +467,7 @@ impl Engine {
             }
             let holds = wish.ttl.or(limits.map(|l| l.command_ttl)).unwrap_or(HOLDS);
             if age(time, now) > holds {
-                let text = format!("it was wished {} ago and holds for {}", Span(age(time, now)), Span(holds));
+                let text = format!("it was wished {} ago and holds for {}", rough(age(time, now)), rough(holds));
                 return Some(Outcome::because(OutcomeKind::Expired, text));
             }
         } else if message.backlog && wish.ttl.is_some() && message.properties.expiry.is_none() {
@@ -550,7 +576,7 @@ impl Engine {
                 // without a time the ttl counts from when it came
                 Some(ttl) if asked.wish.time.is_none() && waited > ttl => {
                     let text =
-                        format!("it waited {} for the command before it and holds for {}", Span(waited), Span(ttl));
+                        format!("it waited {} for the command before it and holds for {}", rough(waited), rough(ttl));
                     let outcome = Outcome::because(OutcomeKind::Expired, text);
                     self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
                     fx.push(Effect::Ack(message.ack));

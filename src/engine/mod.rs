@@ -18,6 +18,7 @@ pub mod requests;
 pub mod rules;
 pub mod schedule;
 mod seen;
+pub mod sparkplug;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use crate::model::{
     Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::home_assistant::Settings;
+use crate::wire::sparkplug as spb;
 use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
@@ -104,6 +106,15 @@ pub enum Effect {
     Daemon(requests::Request, commands::Reply),
     /// For the log: an output was moved though nobody wished it now.
     Log(String),
+    /// Something is said in Sparkplug, before all that waits.
+    Sparkplug(spb::Word),
+    /// This connection (from 1) is to be left in order, and another one made, at the next broker of the list.
+    Leave {
+        /// Which one.
+        connection: u64,
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// A message on its way to the queue.
@@ -145,6 +156,8 @@ pub struct Setup {
     pub info: bridge::Info,
     /// What Home Assistant is told, where it is.
     pub home_assistant: Option<Settings>,
+    /// The Sparkplug edge node, where it is one.
+    pub sparkplug: Option<spb::Settings>,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
     pub memory: BTreeMap<String, serde_json::Value>,
     /// This run of the machine, and where [`Mono`] began in it.
@@ -165,6 +178,7 @@ pub struct Engine {
     discovery: Discovery,
     reactions: Reactions,
     relays: relays::Relays,
+    node: sparkplug::Node,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -184,11 +198,14 @@ impl Engine {
             (&setup.devices, &setup.points),
             &setup.memory,
         );
+        let node = sparkplug::Node::new(setup.sparkplug, &setup.devices, &setup.memory);
+        let told = node.place(&setup.devices, &setup.points);
         let Logic { zone, alarms, payloads, computed, rules, requires, relays } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
         payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));
+        told.into_iter().for_each(|(id, told)| points.set_told(id, told));
         Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
             outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
@@ -197,6 +214,7 @@ impl Engine {
             points,
             reactions,
             relays: relays::Relays::new(relays),
+            node,
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -243,6 +261,7 @@ impl Engine {
             Event::LinkUp => {
                 self.up = true;
                 self.outputs.broker(true, now.mono);
+                self.spark_up(now, fx);
                 self.introduce(now, fx);
                 self.points.announce(self.lost, now, fx);
             }
@@ -251,11 +270,15 @@ impl Engine {
                     self.lost = now.mono;
                 }
                 self.up = false;
+                self.spark_down();
                 self.bridge.broker_lost();
                 self.outputs.broker(false, now.mono);
             }
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
-            Event::Gap(gap) => self.bridge.gap(&self.topics, &gap, now, fx),
+            Event::Gap(gap) => {
+                self.bridge.gap(&self.topics, &gap, now, fx);
+                self.spark_lost(gap.count, now, fx);
+            }
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
             Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
@@ -278,6 +301,7 @@ impl Engine {
             self.outputs.next_wake(),
             self.commands.next_wake(),
             self.reactions.next_wake(),
+            self.node.next_wake(),
             bridge,
         ]
         .into_iter()
@@ -295,6 +319,7 @@ impl Engine {
         let forced = self.outputs.due(now);
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
+        self.spark_due(now, fx);
         if self.up {
             self.bridge.due(&self.topics, &self.devices, now, fx);
         }
@@ -341,7 +366,12 @@ impl Engine {
                 self.acted(ticket, Err(reason.clone().into()), now, fx);
             }
         }
+        let before = self.bridge.status_of(device).map(DeviceStatus::word);
+        let changed = before != Some(status.word());
         self.bridge.status(&self.topics, &self.devices, device, status, now, fx);
+        if changed {
+            self.spark_status(device, now, fx);
+        }
     }
 
     /// Carries out writes that nobody wished, and says so.

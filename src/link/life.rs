@@ -14,6 +14,7 @@ use super::reason::{Cause, Ended, Verdict, clean, code_text, verdict};
 use super::session::{Greeting, Heard, Report, Session};
 use super::url::BrokerUrl;
 use super::window::Window;
+use super::witness::Witnesses;
 use super::{LinkConfig, LinkEvent, Protocol, Refusal, Subscription};
 use crate::model::{Incoming, Message, Qos};
 
@@ -27,6 +28,8 @@ const RESUBSCRIBE: Duration = Duration::from_secs(300);
 const NOT_NOW_CAP: u32 = 60;
 /// How long a goodbye may take beyond the deadline of a stop.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long the goodbye to a connection that the owner leaves may take.
+const DEPART: Duration = Duration::from_secs(2);
 /// Messages for the owner that are collected before it is waited for.
 const PENDING: usize = 64;
 /// Nobody ever subscribes to this: unsubscribing from it changes nothing and is answered, in order.
@@ -100,6 +103,10 @@ pub(super) struct Life {
     leaving: Option<Instant>,
     goodbye: bool,
     gone: bool,
+    /// Why the owner wants another connection.
+    pub(super) left: Option<String>,
+    /// Those who keep the further wills.
+    pub(super) witnesses: Witnesses,
 }
 
 /// An acknowledgement that a broker waits for.
@@ -140,6 +147,8 @@ impl Life {
             leaving: None,
             goodbye: false,
             gone: false,
+            left: None,
+            witnesses: Witnesses::default(),
         }
     }
 
@@ -154,6 +163,11 @@ impl Life {
     /// The first broker answers again.
     fn moving(&self) -> bool {
         self.leaving.is_none() && self.preferred.as_ref().is_some_and(Preferred::leaving)
+    }
+
+    /// Whether a stop is still to be begun: one may come while we leave for another connection.
+    fn may_stop(&self) -> bool {
+        self.leaving.is_none() || (self.left.is_some() && !self.goodbye)
     }
 
     /// DISCONNECT is written; the broker closes next, which is waited for a moment so that it surely reads it.
@@ -227,7 +241,9 @@ impl Link {
                 }
                 () = outbox.wake().notified(), if life.up && life.leaving.is_none() && !life.moving() && life.window.room() => {}
                 Some(ack) = self.acks.recv() => self.ack(life, ack),
-                Ok(_) = stop.wait_for(|s| s.is_some()), if life.leaving.is_none() => self.leave(life),
+                Ok(_) = stop.wait_for(|s| s.is_some()), if life.may_stop() => self.leave(life),
+                Some((connection, why)) = self.leave.recv() => self.depart(life, connection, why),
+                ended = life.witnesses.ended(), if !life.goodbye => return Err(ended),
                 there = looked(&mut life.preferred), if life.welcome.is_some() => {
                     if let Some(preferred) = &mut life.preferred {
                         preferred.ended(there);
@@ -245,6 +261,7 @@ impl Link {
             return;
         };
         life.leaving = Some(deadline.max(now));
+        life.left = None;
         while let Ok(ack) = self.acks.try_recv() {
             self.ack(life, ack);
         }
@@ -253,7 +270,24 @@ impl Link {
             return;
         }
         life.own.clear();
+        life.own.extend(self.last_word().map(Own::Publish));
         life.own.extend(farewell.into_iter().map(Own::Publish));
+    }
+
+    /// The owner wants another connection.
+    fn depart(&mut self, life: &mut Life, connection: u64, why: String) {
+        if life.welcome.is_none() || connection != self.welcomes || life.leaving.is_some() {
+            return;
+        }
+        life.leaving = Some(Instant::now() + DEPART);
+        life.left = Some(why);
+        life.own.clear();
+        life.own.extend(self.last_word().map(Own::Publish));
+    }
+
+    /// The will of this connection, where each has its own.
+    fn last_word(&self) -> Option<Message> {
+        self.config.will_of.as_ref().map(|will_of| will_of(self.welcomes))
     }
 
     /// Gives the library as much as it may have. True: there is more, once the owner has heard what is pending.
@@ -283,14 +317,20 @@ impl Link {
                 break;
             } else if !life.up {
                 life.up = true;
-                self.outbox.link_up();
+                self.outbox.link_up(self.welcomes);
             } else if life.backlog.ask() {
                 life.own.push_back(Own::Barrier);
             } else if life.paused_until.is_some() {
                 break;
             } else if let Some(next) = self.outbox.take() {
-                life.given += 1;
-                self.send(life, next.message, Sent::Record(next.token, life.given));
+                let sent = match next.token {
+                    Some(token) => {
+                        life.given += 1;
+                        Sent::Record(token, life.given)
+                    }
+                    None => Sent::Own(next.message.topic.clone()),
+                };
+                self.send(life, next.message, sent);
             } else {
                 break;
             }
@@ -364,8 +404,9 @@ impl Link {
                     true => Refusal::Retry,
                     false => Refusal::DeadLetter { code, text: text.clone() },
                 };
-                self.outbox.refused(token, refusal);
-                self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: !retry });
+                if self.outbox.refused(token, refusal) {
+                    self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: !retry });
+                }
             }
             Sent::Own(topic) => {
                 let topic = clean(&topic);
@@ -444,6 +485,7 @@ impl Link {
             return Err(Ended::new(Cause::GaveUp, "the broker allows no message at all (Receive Maximum 0)"));
         }
         let now = Instant::now();
+        self.welcomes += 1;
         let session_present = greeting.session_present;
         self.pending.push_back(LinkEvent::Up { url: life.url.clone(), session_present });
         life.welcome = Some(now);

@@ -17,7 +17,8 @@
 //! library and speak the loop's words (`session`). Pure are `window` (packet id and record), `retry` (which broker
 //! next, and when), `fit` (what this broker can take), `reason` (what a failure means, in words), `backlog` (what was
 //! stored while we were away), `poison` (the record that ends every connection). `preferred` finds the way back to the
-//! first broker of the list.
+//! first broker of the list. MQTT knows one will for a connection: `witness` keeps the others, on connections of their
+//! own that live and die with the first.
 //!
 //! How the library is tamed: each connection is a fresh client and event loop, because a used one carries packets and
 //! ids over; it is polled in a task that is never interrupted but only ended as a whole; answers read before an error
@@ -44,6 +45,7 @@ pub mod simple;
 pub mod tls;
 pub mod url;
 mod window;
+mod witness;
 
 use std::fmt;
 use std::sync::Arc;
@@ -103,6 +105,9 @@ impl Default for Patience {
     }
 }
 
+/// The will of the nth connection that a broker lets in, from 1; also said when that connection is ended in order.
+pub type WillOf = Arc<dyn Fn(u64) -> Message + Send + Sync>;
+
 /// What the link is told once.
 #[derive(Clone)]
 pub struct LinkConfig {
@@ -126,6 +131,10 @@ pub struct LinkConfig {
     pub session_expiry: Duration,
     /// Published by the broker when we are gone without a word.
     pub will: Option<Message>,
+    /// A will that is another one for each connection, instead of `will`.
+    pub will_of: Option<WillOf>,
+    /// Further wills, each kept by a connection of its own.
+    pub beside: Vec<Message>,
     /// Published first at every connection: birth.
     pub hello: Vec<Message>,
     /// Subscribed at every connection, behind `hello`.
@@ -191,8 +200,8 @@ pub enum LinkEvent {
 /// A record to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
-    /// The outbox's name for it.
-    pub token: u64,
+    /// The outbox's name for it; `None`: it waits for no answer.
+    pub token: Option<u64>,
     /// Complete.
     pub message: Message,
 }
@@ -217,10 +226,11 @@ pub trait Outbox: Send + Sync {
     fn take(&self) -> Option<Outbound>;
     /// The broker has it (or, at QoS 0, the socket has).
     fn done(&self, token: u64);
-    /// The broker does not take it.
-    fn refused(&self, token: u64, refusal: Refusal);
-    /// From now on records are taken.
-    fn link_up(&self);
+    /// The broker does not take it. False: it consists of several, which are given out again one by one, so that there
+    /// is nothing to tell yet.
+    fn refused(&self, token: u64, refusal: Refusal) -> bool;
+    /// From now on records are taken. `connection` counts those that a broker has let in, from 1.
+    fn link_up(&self, connection: u64);
     /// Whatever was taken and not done is to be given out again, in the old order.
     fn link_down(&self);
     /// Notified (`notify_one`) when there is something new to take.
@@ -236,6 +246,7 @@ struct Stop {
 #[derive(Clone)]
 pub struct LinkHandle {
     acks: mpsc::UnboundedSender<u64>,
+    leave: mpsc::UnboundedSender<(u64, String)>,
     stop: Arc<watch::Sender<Option<Stop>>>,
 }
 
@@ -246,6 +257,12 @@ impl LinkHandle {
         if ack != 0 {
             let _ = self.acks.send(ack);
         }
+    }
+
+    /// Ends this connection (from 1, as in [`Outbox::link_up`]) in order, with the will of [`LinkConfig::will_of`], and
+    /// goes on with the next broker of the list. Of one that has ended already nothing is left to do.
+    pub fn leave(&self, connection: u64, why: String) {
+        let _ = self.leave.send((connection, why));
     }
 
     /// Ends the link in order: nothing new is taken from the outbox; `farewell` is published; what is on its way is

@@ -99,6 +99,8 @@ impl Resolver<'_> {
             in_flight,
             session_expiry: mqtt.session_expiry.map_or(Duration::ZERO, |s| s.0),
             will: Some(state("offline")),
+            will_of: None,
+            beside: Vec::new(),
             hello: vec![state("online")],
             subscriptions: Vec::new(),
             patience: Patience::default(),

@@ -11,6 +11,7 @@ mod link;
 mod logic;
 mod points;
 mod rules;
+mod sparkplug;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -82,6 +83,8 @@ pub struct Plan {
     pub logic: Logic,
     /// What Home Assistant is told, where it is.
     pub home_assistant: Option<Settings>,
+    /// The Sparkplug edge node, where it is one.
+    pub sparkplug: Option<crate::wire::sparkplug::Settings>,
     /// All topics.
     pub topics: Topics,
     /// Short digest of the file's text.
@@ -224,6 +227,7 @@ impl Resolver<'_> {
         logic.relays = self.relays(&devices, &all, &mut topics);
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
+        let sparkplug = self.sparkplug(&id, &devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
             for pin in (0..=HEADER_LAST).chain(pins.iter().map(|p| p.0).filter(|p| *p > HEADER_LAST)) {
@@ -250,6 +254,7 @@ impl Resolver<'_> {
             chains: all.chains,
             logic,
             home_assistant,
+            sparkplug,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
@@ -436,6 +441,9 @@ impl Resolver<'_> {
     ) -> DevicePlan {
         let first = all.specs.len() as u32;
         let only = built.points.len() == 1;
+        if section == "devices" {
+            self.batch(name, only, topics, all);
+        }
         for draft in &built.points {
             self.point((section, id, name), draft, only, topics, all);
         }

@@ -13,7 +13,7 @@ use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
 use crate::link::{LinkEvent, LinkHandle};
-use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Properties, Qos, Refusal, Ticket};
 use crate::queue::{self, DiskState, Shared};
 use crate::wire::Record;
 
@@ -260,6 +260,8 @@ impl Hub {
                     }
                     Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
                     Effect::Log(text) => log::info!("{text}"),
+                    Effect::Sparkplug(word) => self.outbox.say(word),
+                    Effect::Leave { connection, why } => self.link.leave(connection, why),
                     Effect::Daemon(request, reply) => {
                         self.requested(request, reply, fx);
                         sent = true;
@@ -363,7 +365,7 @@ impl Hub {
             payload: serde_json::Value::Object(map).to_string().into_bytes(),
             qos: Qos::AtLeastOnce,
             retain: true,
-            properties: Default::default(),
+            properties: Properties { content_type: Some("application/json".into()), ..Properties::default() },
         };
         self.send(Outgoing {
             reading: false,

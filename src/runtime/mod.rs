@@ -3,6 +3,7 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+mod batches;
 pub mod control;
 pub mod figures;
 mod health;
@@ -27,15 +28,17 @@ use crate::device::{Context, Counters};
 use crate::engine::commands::Reply;
 use crate::engine::filters::Chain;
 use crate::engine::logic::Logic;
+use crate::engine::sparkplug::last_bd_seq;
 use crate::engine::{Effect, Engine, Setup, bridge};
 use crate::expr::Zone;
 use crate::hal::Board;
 use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
 use crate::link::{Link, LinkHandle};
-use crate::model::DeviceId;
+use crate::model::{DeviceId, PointId};
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
+use crate::wire::sparkplug::bd_seq;
 
 use hub::{Hub, Part};
 use memory::Memory;
@@ -144,7 +147,7 @@ impl Daemon {
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
         let shared = Shared::new(queue, clock.start());
         let wake_hub = Arc::new(Notify::new());
-        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone());
+        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone(), plan.sparkplug.clone());
         let ready = outbox.clone();
         let writer = Writer::start(shared.clone(), log, move || ready.news())
             .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
@@ -178,8 +181,15 @@ impl Daemon {
         let socket = control::start(state.path(), desk);
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
-        let farewell = plan.link.will.clone().into_iter().collect();
-        let (link, link_handle) = Link::new(plan.link, outbox.clone(), link_tx);
+        let farewell = plan.link.will.iter().chain(&plan.link.beside).cloned().collect();
+        let mut link = plan.link;
+        if let Some(node) = plan.sparkplug.clone() {
+            // its will belongs to the connection of its births: the gateway's own is kept beside
+            link.beside.extend(link.will.take());
+            let (last, clock) = (last_bd_seq(&memory.recall("")), clock.clone());
+            link.will_of = Some(Arc::new(move |n| node.death(bd_seq(last, n), clock.now().wall)));
+        }
+        let (link, link_handle) = Link::new(link, outbox.clone(), link_tx);
         let link = tokio::spawn(link.run());
 
         let (report_tx, report_rx) = mpsc::channel(REPORTS);
@@ -200,11 +210,11 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let wants_fields: Vec<bool> = plan
-            .devices
-            .iter()
-            .map(|d| d.spec.points.iter().any(|id| plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)))
-            .collect();
+        let wants = |id: &PointId| {
+            let written = plan.logic.payloads.iter().any(|(of, payload)| of == id && payload.uses_fields());
+            written || plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)
+        };
+        let wants_fields: Vec<bool> = plan.devices.iter().map(|d| d.spec.points.iter().any(wants)).collect();
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
@@ -213,6 +223,7 @@ impl Daemon {
             logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
             info,
             home_assistant: plan.home_assistant,
+            sparkplug: plan.sparkplug,
             memory: memory.recall(""),
             boot: clock.boot(),
             abnormal,
@@ -330,6 +341,7 @@ impl Daemon {
         if tokio::time::timeout(STOP_OUTPUTS, outputs).await.is_err() {
             log::error!("outputs did not take on_stop in time");
         }
+        self.flush().await;
         self.link_handle.stop(std::mem::take(&mut self.farewell), STOP_LINK);
         if tokio::time::timeout(STOP_LINK + Duration::from_secs(1), &mut self.link).await.is_err() {
             log::warn!("the link did not end in time");

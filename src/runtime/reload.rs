@@ -121,8 +121,23 @@ impl Daemon {
         }
     }
 
+    /// Lets the batches go that wait for further readings, and waits a moment for their answers. What the broker does not
+    /// take in that time waits in the queue.
+    pub(super) async fn flush(&self) {
+        self.outbox.flush();
+        let until = Instant::now() + LAST_WORDS;
+        while self.outbox.holds() {
+            let stirred = self.outbox.stirred();
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.outbox.holds() || tokio::time::timeout(left, stirred).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Waits a moment for what was just said to reach the broker: the next plan may have another one.
     async fn last_words(&self) {
+        self.outbox.flush();
         let until = Instant::now() + LAST_WORDS;
         loop {
             let stirred = self.outbox.stirred();

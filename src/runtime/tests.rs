@@ -8,7 +8,6 @@ use crate::link::LinkEvent;
 use crate::model::{Action, Incoming, PointId, Value};
 use crate::plan::{Ask, check};
 use crate::queue::{self, Options};
-use std::time::Instant;
 
 fn plan(dir: &std::path::Path, devices: &str) -> Plan {
     let text = format!(
@@ -75,6 +74,8 @@ fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
         words: Default::default(),
         value: crate::model::Value::Number(1.0),
         quality: crate::model::Quality::Good,
+        told: None,
+        batch: None,
     };
     let mono = clock.epoch().start.saturating_sub(5000);
     shared.lock().append(
@@ -86,7 +87,7 @@ fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
         },
         Duration::ZERO,
     );
-    let outbox = outbox::QueueOutbox::new(shared, clock, Arc::default());
+    let outbox = outbox::QueueOutbox::new(shared, clock, Arc::default(), None);
     crate::link::Outbox::take(&*outbox).unwrap().message.properties.user
 }
 
@@ -114,7 +115,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         queue.lock().append(crate::queue::Entry { body: vec![0; 100], ..Default::default() }, Duration::ZERO);
     }
     let wake = Arc::new(Notify::new());
-    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), wake.clone());
+    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), wake.clone(), None);
     let (link_tx, link) = mpsc::channel(LINK_EVENTS);
     let (_, handle) = Link::new(plan.link, outbox.clone(), link_tx.clone());
     let devices: Vec<_> = plan.devices.iter().map(|d| d.spec.clone()).collect();
@@ -133,6 +134,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         logic: Default::default(),
         info: Default::default(),
         home_assistant: None,
+        sparkplug: None,
         memory: Default::default(),
         boot: Default::default(),
         abnormal: false,

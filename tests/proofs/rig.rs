@@ -325,6 +325,8 @@ devices:
         }
         self.set_door(true);
         assert!(self.hello().is_some(), "{}: the daemon has ended", self.name);
+        // What still stands in the port when the daemon is stopped was never read, so it is not lost.
+        self.until_come(self.last());
         self.until("everything has left", |rig| {
             let health = rig.health();
             health["queue"]["waiting"] == 0

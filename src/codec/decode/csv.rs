@@ -24,10 +24,9 @@ pub(super) fn build(keys: &DecodeKeys, wants: &[Want<'_>]) -> Result<Box<dyn Kin
     let mut columns = Vec::new();
     for want in wants {
         let field: &str = &want.field;
-        let column = match names.is_empty() {
-            false => names.iter().position(|name| name == field),
-            true => field.parse().ok(),
-        };
+        let named = names.iter().position(|name| name == field);
+        // a number holds beside names too, where there is such a column
+        let column = named.or_else(|| field.parse().ok().filter(|n| names.is_empty() || *n < names.len()));
         match column {
             Some(column) => columns.push(column),
             None if names.is_empty() => errors.push(
