@@ -45,14 +45,14 @@ class Lines:
 
 
 class Broker:
-    """A mosquitto on a free port, and everything that is said there."""
+    """A mosquitto on a free port, or on this one, and everything that is said there."""
 
-    def __init__(self, work):
+    def __init__(self, work, port=0):
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.0.0.1", port))
             self.port = probe.getsockname()[1]
         with open(f"{work}/mosquitto.conf", "w") as out:
-            out.write(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n")
+            out.write(f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n")
         quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         paths = os.environ["PATH"] + ":/usr/sbin"
         program = shutil.which("mosquitto", path=paths) or sys.exit("mosquitto is missing")

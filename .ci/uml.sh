@@ -47,7 +47,7 @@ boot() {
     local work=$1 program=$2 scenario=$3
     shift 3
     # it keeps its memory in a file there
-    TMPDIR=/dev/shm timeout 150 "$kernel" mem=192M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet con=null con0=null,fd:1 \
+    TMPDIR=/dev/shm timeout 500 "$kernel" mem=192M root=/dev/root rootfstype=hostfs rootflags=/ ro quiet con=null con0=null,fd:1 \
         uml_dir="$work" init="$PWD/.ci/uml-init.sh" "pinpost.job=$PWD/.ci/uml.py:$program:$scenario:$work" "$@" </dev/null || true
 }
 
@@ -55,7 +55,7 @@ run() {
     local program=$1 work scenario result
     [ -x "$kernel" ] || { echo "$kernel is missing: .ci/uml.sh build" >&2; exit 1; }
     [ -x "$program" ] || { echo "$program is missing: cargo build" >&2; exit 1; }
-    for scenario in pins day; do
+    for scenario in ${SCENARIOS:-pins day}; do
         work=$(mktemp -d "${TMPDIR:-/tmp}/uml.XXXXXX")
         local begin=$SECONDS arguments=()
         [ "$scenario" = day ] && arguments=(time-travel=inf-cpu)
