@@ -26,6 +26,7 @@ pub enum Level {
 const LATER: &[(Level, &[&str])] = &[
     (Level::File, &["sessions", "web", "metrics"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
+    (Level::Section("broker"), &["persistence", "websockets", "bridge"]),
 ];
 
 /// Whether a later version knows `word` there.

@@ -184,6 +184,34 @@ pub enum WhenFull {
 pub struct Broker {
     /// Address to listen on; default 127.0.0.1:1883.
     pub listen: Option<String>,
+    /// Its certificate and key; without them it speaks in the clear.
+    pub tls: Option<BrokerTls>,
+    /// Who may come in, by name; default: everybody, to everything.
+    pub users: Option<IndexMap<String, BrokerUser>>,
+}
+
+/// The embedded broker's certificate.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BrokerTls {
+    /// Its certificate chain in PEM.
+    pub cert_file: Option<String>,
+    /// Its key in PEM.
+    pub key_file: Option<String>,
+}
+
+/// A user of the embedded broker.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BrokerUser {
+    /// `$7$…`, as `pinpost broker --hash-password` or mosquitto_passwd makes it.
+    pub password_hash: Option<Secret>,
+    /// A file that holds the hash.
+    pub password_hash_file: Option<String>,
+    /// Topics to which it may publish, `+` and `#` allowed; default: all.
+    pub publish: Option<Vec<String>>,
+    /// Topics to which it may subscribe, `+` and `#` allowed; default: all.
+    pub subscribe: Option<Vec<String>>,
 }
 
 /// Who drives the pins.

@@ -6,6 +6,7 @@
 //! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
 //! passes on).
 
+pub mod answers;
 pub mod bridge;
 pub mod commands;
 mod discovery;

@@ -51,8 +51,14 @@ pub fn explain(plan: &Plan) -> String {
         Size(plan.queue.limits.max_bytes),
         Span(plan.queue.limits.max_age)
     );
-    if let Some(address) = plan.broker {
-        let _ = writeln!(out, "broker of its own on {address}");
+    if let Some(broker) = &plan.broker {
+        let tls = if broker.tls.is_some() { " with TLS" } else { "" };
+        let who = if broker.users.is_some() { "" } else { ", for everybody who reaches it" };
+        let _ = writeln!(out, "broker of its own on {}{tls}{who}", broker.listen);
+        for (name, user) in broker.users.iter().flat_map(|users| users.iter()) {
+            let (publish, subscribe) = (user.publish.join(" "), user.subscribe.join(" "));
+            let _ = writeln!(out, "  user {name}: publishes to {publish}; subscribes to {subscribe}");
+        }
     }
     if let Some(node) = &plan.sparkplug {
         let host = node.primary_host.as_ref().map_or(String::new(), |h| format!(", waits for the host {h}"));
@@ -220,8 +226,12 @@ pub fn explain_json(plan: &Plan) -> Json {
             "dir": plan.queue.dir, "max_size": Size(plan.queue.limits.max_bytes).to_string(),
             "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
+<<<<<<< HEAD
         "broker": plan.broker.map(|b| b.to_string()),
         "homie": plan.homie.as_ref().map(|homie| json!({ "domain": homie.domain, "device": homie.root })),
+=======
+        "broker": plan.broker.as_ref().map(|b| b.listen.to_string()),
+>>>>>>> s4-pay
         "sparkplug": plan.sparkplug.as_ref().map(|node| {
             json!({ "group": node.group, "node": node.node, "primary_host": node.primary_host })
         }),

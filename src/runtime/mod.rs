@@ -157,9 +157,12 @@ impl Daemon {
         };
 
         #[cfg(feature = "broker")]
-        let broker = match (plan.broker, heritage.broker.take()) {
-            (Some(wanted), Some(runs)) if runs.addr() == wanted => Some(runs),
-            (wanted, _) => wanted.map(crate::link::embedded::start).transpose().map_err(StartError::Failed)?,
+        let broker = match (plan.broker.clone(), heritage.broker.take()) {
+            (Some(wanted), Some(runs)) if runs.serves(&wanted) => Some(runs),
+            (wanted, runs) => {
+                drop(runs);
+                wanted.map(crate::link::embedded::start_with).transpose().map_err(StartError::Failed)?
+            }
         };
         #[cfg(not(feature = "broker"))]
         if plan.broker.is_some() {
