@@ -89,3 +89,96 @@ fn a_contact_and_a_picture_of_the_home_server_reach_a_second_subscriber() {
     all.until_payload("home/server", "ON");
     gateway.stop();
 }
+
+/// Answers of the client, and what the server asked for them.
+const TABLE: [(&str, &str); 7] = [
+    ("CMD1", "Apple"),
+    ("CMD2", "Cat"),
+    ("CMD3", "Dog"),
+    ("CMD4", "Rat"),
+    ("CMD5", "Boy"),
+    ("CMD6", "Girl"),
+    ("CMD7", "Toy"),
+];
+const DONE: &str = "Well done my IoT!";
+
+#[test]
+fn server_and_client_of_the_enrolment_find_each_other_and_the_client_ends_with_0() {
+    let mut broker = Mosquitto::start();
+    let server = home(&broker, "enrolment/server.yaml");
+    let client = home(&broker, "enrolment/client.yaml");
+    let mut all = Watch::on(&mut broker, "#");
+    let serving = server.start();
+    all.until("enrolment/bridge/health", |_| true);
+    let mut enrolled = client.start();
+    let id = all.until("12345/UUID", |_| true).payload;
+    assert_eq!(id.len(), 36, "{id}");
+    let mut asked = std::collections::BTreeSet::new();
+    loop {
+        let said = all.until(&id, |_| true).payload;
+        if said == DONE {
+            break;
+        }
+        let (command, word) = TABLE.iter().find(|(command, _)| *command == said).unwrap_or_else(|| panic!("{said}"));
+        all.until_payload(&format!("{id}/{command}"), word);
+        if *command == "CMD4" {
+            let mut late = Watch::on(&mut broker, "iot-12345/sim/pin/5");
+            late.expect("iot-12345/sim/pin/5", "1");
+        }
+        asked.insert(said);
+    }
+    assert_eq!(asked.len(), TABLE.len(), "everything was asked: {asked:?}");
+    all.until_payload("iot-12345/bridge/state", "offline");
+    enrolled.program.end().with(0);
+    serving.stop();
+}
+
+#[test]
+fn an_independent_server_enrols_the_client_asks_again_and_repeats_itself() {
+    let mut broker = Mosquitto::start();
+    let client = home(&broker, "enrolment/client.yaml");
+    let mut all = Watch::on(&mut broker, "#");
+    let mut enrolled = client.start();
+    all.until_payload("login", "12345");
+    let qos2: &[&str] = &["-q", "2"];
+    publish(&broker, "12345/UUID", "f00d", qos2);
+    // the id's own topic is subscribed as soon as the grant is heard, and said to be
+    all.until("iot-12345/bridge/event", |m| m.payload.contains("granted"));
+    for (command, word) in TABLE.iter().rev().chain(&TABLE[..2]) {
+        publish(&broker, "f00d", command, qos2);
+        all.until_payload(&format!("f00d/{command}"), word);
+    }
+    publish(&broker, "f00d", "CMD8", qos2);
+    all.until("iot-12345/bridge/event", |m| m.payload.contains("CMD8"));
+    publish(&broker, "f00d", DONE, qos2);
+    enrolled.program.end().with(0);
+    all.until_payload("iot-12345/bridge/state", "offline");
+}
+
+#[test]
+fn an_independent_client_is_enrolled_beside_one_that_is_killed_in_the_middle() {
+    let mut broker = Mosquitto::start();
+    let server = home(&broker, "enrolment/server.yaml");
+    let client = home(&broker, "enrolment/client.yaml");
+    let mut all = Watch::on(&mut broker, "#");
+    let serving = server.start();
+    all.until("enrolment/bridge/health", |_| true);
+    let ours = client.start();
+    let first = all.until("12345/UUID", |_| true).payload;
+    ours.kill();
+    publish(&broker, "login", "visitor", &["-q", "2"]);
+    let id = all.until("visitor/UUID", |_| true).payload;
+    assert_ne!(first, id);
+    let mut again = client.start();
+    loop {
+        let said = all.until(&id, |_| true).payload;
+        if said == DONE {
+            break;
+        }
+        let (command, word) = TABLE.iter().find(|(command, _)| *command == said).unwrap_or_else(|| panic!("{said}"));
+        publish(&broker, &format!("{id}/{command}"), word, &["-q", "2"]);
+    }
+    // the killed one has begun anew, and is done as well
+    again.program.end().with(0);
+    serving.stop();
+}

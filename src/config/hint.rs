@@ -24,7 +24,7 @@ pub enum Level {
 /// What pinpost will know and this version does not. Only consulted for words that the schema refuses, so a word that
 /// has been built may stand here without harm; it should go all the same.
 const LATER: &[(Level, &[&str])] = &[
-    (Level::File, &["sessions", "web", "metrics"]),
+    (Level::File, &["web", "metrics"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
     (Level::Section("broker"), &["persistence", "websockets", "bridge"]),
 ];

@@ -177,7 +177,7 @@ fn deserialise(mut value: serde_yaml::Value, places: &mut Places, problems: &mut
         let path: Vec<&str> = steps.iter().map(String::as_str).collect();
         problems.push(Problem::error(places.value(&path), error.inner().to_string()));
         let cut: Vec<String> = match path.as_slice() {
-            [list @ ("devices" | "ports" | "computed" | "rules" | "relays"), name, ..] => {
+            [list @ ("devices" | "ports" | "computed" | "rules" | "relays" | "sessions"), name, ..] => {
                 vec![(*list).into(), (*name).into()]
             }
             [section, ..] => vec![(*section).into()],

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::flows::Relays;
+use super::flows::{Relays, Sessions};
 use super::logic::{Alarm, ComputedPoints, Rules};
 use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, TemplateText, UsbId};
 
@@ -53,6 +53,9 @@ pub struct Raw {
     /// Messages that are passed on, by name.
     #[schemars(extend("x-names" = "relay"))]
     pub relays: Relays,
+    /// Enrolments, by name: the end of a client or of a server.
+    #[schemars(extend("x-names" = "session"))]
+    pub sessions: Sessions,
 }
 
 /// Who this gateway is.

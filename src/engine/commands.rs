@@ -17,6 +17,7 @@ use crate::wire::topics::REQUESTS;
 use crate::wire::{Route, Topics};
 
 use super::answers::About;
+use super::logic::By;
 use super::outputs::{self, Verdict};
 use super::seen::Seen;
 use super::{Effect, Engine, verbs};
@@ -43,26 +44,6 @@ pub struct Reply {
     pub transaction: Option<Json>,
     /// Who wished it, where it was nobody outside.
     pub by: Option<By>,
-}
-
-/// Who wishes something from within.
-#[derive(Debug, Clone, PartialEq)]
-pub struct By {
-    /// `rule NAME`, for the event.
-    pub sender: String,
-    /// The step, where it is a rule's.
-    pub step: Option<StepAt>,
-}
-
-/// A step of a rule.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepAt {
-    /// The rule, by its place.
-    pub rule: usize,
-    /// In which of its lists the step stands.
-    pub branch: super::rules::Branch,
-    /// The step, by its place.
-    pub step: usize,
 }
 
 /// A command that a device is carrying out.
@@ -322,7 +303,8 @@ impl Engine {
         now: &Now,
         fx: &mut Vec<Effect>,
     ) {
-        let reply = Reply { by: Some(By { sender: sender.to_owned(), step: None }), ..Reply::default() };
+        let by = By { sender: sender.to_owned(), step: None, session: None };
+        let reply = Reply { by: Some(by), ..Reply::default() };
         self.command(Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono }, message, now, fx);
     }
 
@@ -336,7 +318,7 @@ impl Engine {
         now: &Now,
         fx: &mut Vec<Effect>,
     ) {
-        let reply = Reply { by: Some(By { sender, step: None }), ..Reply::default() };
+        let reply = Reply { by: Some(By { sender, step: None, session: None }), ..Reply::default() };
         match command::parse(message) {
             Ok(wish) => {
                 let reply = Reply { id: wish.id.clone(), ..reply };
@@ -419,7 +401,7 @@ impl Engine {
                     fx.extend(self.commands.seen.remember(&key, Some(outcome.clone()), false));
                 }
                 self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
-                self.unheeded(&asked.reply, &asked.verb, &outcome, now);
+                self.came_of(&asked.reply, &asked.verb, &outcome, now, fx);
                 fx.push(Effect::Ack(message.ack));
             }
         }
@@ -612,7 +594,7 @@ impl Engine {
         for (reply, ack) in [(wished.reply, wished.ack)].into_iter().chain(wished.also) {
             let about = About { device: Some(device), verb: &wished.verb, wished: wished.value.as_ref() };
             self.answer(about, &reply, outcome, now, fx);
-            self.unheeded(&reply, &wished.verb, outcome, now);
+            self.came_of(&reply, &wished.verb, outcome, now, fx);
             fx.push(Effect::Ack(ack));
         }
     }

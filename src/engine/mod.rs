@@ -4,7 +4,7 @@
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
 //! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
 //! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
-//! passes on).
+//! passes on), [`sessions`] (whom it enrols with, and whom it enrols).
 
 pub mod answers;
 pub mod bridge;
@@ -20,6 +20,7 @@ pub mod requests;
 pub mod rules;
 pub mod schedule;
 mod seen;
+pub mod sessions;
 pub mod sparkplug;
 mod verbs;
 
@@ -28,7 +29,7 @@ use std::collections::BTreeMap;
 use crate::expr::Zone;
 use crate::model::{
     Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
-    Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
+    Priority, Qos, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::home_assistant::Settings;
 use crate::wire::homie::Settings as HomieSettings;
@@ -111,6 +112,12 @@ pub enum Effect {
     Daemon(requests::Request, commands::Reply),
     /// For the log: an output was moved though nobody wished it now.
     Log(String),
+    /// A filter is to be listened to as well, from now on and at every connection.
+    Listen(String, Qos),
+    /// It need not be any more.
+    Hush(String),
+    /// The program is to end in order, with 0, when what is said has been heard: why.
+    Exit(String),
     /// Something is said in Sparkplug, before all that waits.
     Sparkplug(spb::Word),
     /// This connection (from 1) is to be left in order, and another one made, at the next broker of the list.
@@ -185,6 +192,7 @@ pub struct Engine {
     discovery: Discovery,
     reactions: Reactions,
     relays: relays::Relays,
+    sessions: sessions::Sessions,
     node: sparkplug::Node,
     homie: homie::Homie,
     up: bool,
@@ -210,7 +218,7 @@ impl Engine {
         let name = setup.info.name.clone().unwrap_or_else(|| setup.info.id.clone());
         let homie = homie::Homie::new(setup.homie, name, (&setup.devices, &setup.points), &setup.memory);
         let told = node.place(&setup.devices, &setup.points);
-        let Logic { zone, alarms, payloads, computed, rules, requires, relays } = setup.logic;
+        let Logic { zone, alarms, payloads, computed, rules, requires, relays, sessions } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
@@ -224,6 +232,7 @@ impl Engine {
             points,
             reactions,
             relays: relays::Relays::new(relays),
+            sessions: sessions::Sessions::new(sessions),
             node,
             homie,
             commands: Commands::recall(&setup.memory),
@@ -273,13 +282,17 @@ impl Engine {
             }
             Event::Device(device, status) => self.status(device, status, now, fx),
             Event::Acted(ticket, result) => self.acted(ticket, result, now, fx),
-            Event::Incoming(message) => self.incoming(message, now, fx),
+            Event::Incoming(message) => {
+                self.sessions_hear(&message, now, fx);
+                self.incoming(message, now, fx);
+            }
             Event::LinkUp => {
                 self.up = true;
                 self.outputs.broker(true, now.mono);
                 self.spark_up(now, fx);
                 self.introduce(now, fx);
                 self.points.announce(self.lost, now, fx);
+                self.sessions_broker(true, now, fx);
             }
             Event::LinkDown => {
                 if self.up {
@@ -288,6 +301,7 @@ impl Engine {
                 self.up = false;
                 self.spark_down();
                 self.bridge.broker_lost();
+                self.sessions_broker(false, now, fx);
                 self.outputs.broker(false, now.mono);
             }
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
@@ -318,6 +332,7 @@ impl Engine {
             self.outputs.next_wake(),
             self.commands.next_wake(),
             self.reactions.next_wake(),
+            self.sessions.next_wake(),
             self.node.next_wake(),
             bridge,
         ]
@@ -336,6 +351,7 @@ impl Engine {
         let forced = self.outputs.due(now);
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
+        self.sessions_due(now, fx);
         self.spark_due(now, fx);
         if self.up {
             self.bridge.due(&self.topics, &self.devices, now, fx);

@@ -14,7 +14,7 @@ use super::retry::Retry;
 use super::session::{Opening, RECEIVE_MAXIMUM, Report, Session};
 use super::tls::client_config;
 use super::url::BrokerUrl;
-use super::{LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop};
+use super::{Ear, LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop, Subscription};
 use crate::backoff::Backoff;
 use crate::model::Qos;
 
@@ -33,6 +33,9 @@ pub struct Link {
     pub(super) outbox: Arc<dyn Outbox>,
     events: mpsc::Sender<LinkEvent>,
     pub(super) acks: mpsc::UnboundedReceiver<u64>,
+    pub(super) ears: mpsc::UnboundedReceiver<Ear>,
+    /// What the ears have asked for.
+    pub(super) extra: Vec<Subscription>,
     /// Connections that are to be left, and why.
     pub(super) leave: mpsc::UnboundedReceiver<(u64, String)>,
     pub(super) stop: watch::Receiver<Option<Stop>>,
@@ -51,6 +54,7 @@ impl Link {
     /// A link that is not running yet, and the handle to it.
     pub fn new(config: LinkConfig, outbox: Arc<dyn Outbox>, events: mpsc::Sender<LinkEvent>) -> (Link, LinkHandle) {
         let (acks_in, acks) = mpsc::unbounded_channel();
+        let (ears_in, ears) = mpsc::unbounded_channel();
         let (leave_in, leave) = mpsc::unbounded_channel();
         let (stop_in, stop) = watch::channel(None);
         let look_every = config.patience.preferred;
@@ -60,6 +64,8 @@ impl Link {
             outbox,
             events,
             acks,
+            ears,
+            extra: Vec::new(),
             leave,
             stop,
             connections: 0,
@@ -68,7 +74,7 @@ impl Link {
             poison: Poison::default(),
             pending: VecDeque::new(),
         };
-        (link, LinkHandle { acks: acks_in, leave: leave_in, stop: Arc::new(stop_in) })
+        (link, LinkHandle { acks: acks_in, ears: ears_in, leave: leave_in, stop: Arc::new(stop_in) })
     }
 
     /// Keeps the connection until [`LinkHandle::stop`].

@@ -15,7 +15,7 @@ use super::session::{Greeting, Heard, Report, Session};
 use super::url::BrokerUrl;
 use super::window::Window;
 use super::witness::Witnesses;
-use super::{LinkConfig, LinkEvent, Protocol, Refusal, Subscription};
+use super::{Ear, LinkConfig, LinkEvent, Protocol, Refusal, Subscription};
 use crate::model::{Incoming, Message, Qos};
 
 /// Bytes on their way at a time, beside `in_flight`.
@@ -59,6 +59,7 @@ pub(super) enum Sent {
     Record(u64, u64),
     Own(String),
     Subscribe(Vec<Subscription>),
+    Unsubscribe,
     Barrier,
 }
 
@@ -66,6 +67,7 @@ pub(super) enum Sent {
 enum Own {
     Publish(Message),
     Subscribe(Vec<Subscription>),
+    Unsubscribe(String),
     Barrier,
 }
 
@@ -185,6 +187,10 @@ impl Link {
         let alarm = sleep_until(life.connect_by);
         tokio::pin!(alarm);
         loop {
+            // before what is to be sent: its answer may come at once
+            while let Ok(ear) = self.ears.try_recv() {
+                self.ear(life, ear);
+            }
             loop {
                 let more = self.pump(life);
                 if !self.pending.is_empty() {
@@ -241,6 +247,7 @@ impl Link {
                 }
                 () = outbox.wake().notified(), if life.up && life.leaving.is_none() && !life.moving() && life.window.room() => {}
                 Some(ack) = self.acks.recv() => self.ack(life, ack),
+                Some(ear) = self.ears.recv() => self.ear(life, ear),
                 Ok(_) = stop.wait_for(|s| s.is_some()), if life.may_stop() => self.leave(life),
                 Some((connection, why)) = self.leave.recv() => self.depart(life, connection, why),
                 ended = life.witnesses.ended(), if !life.goodbye => return Err(ended),
@@ -251,6 +258,28 @@ impl Link {
                 }
                 () = alarm.as_mut() => self.check(life)?,
             }
+        }
+    }
+
+    /// The owner listens to more, or to less.
+    fn ear(&mut self, life: &mut Life, ear: Ear) {
+        let known = |all: &[Subscription], filter: &str| all.iter().any(|s| s.filter == filter);
+        let own = match ear {
+            Ear::Open(new) if known(&self.extra, &new.filter) || known(&self.config.subscriptions, &new.filter) => None,
+            Ear::Open(new) if !rumqttc::valid_filter(&new.filter) => None,
+            Ear::Open(new) => {
+                self.extra.push(new.clone());
+                Some(Own::Subscribe(vec![new]))
+            }
+            Ear::Shut(filter) => {
+                let before = self.extra.len();
+                self.extra.retain(|s| s.filter != filter);
+                (self.extra.len() < before).then_some(Own::Unsubscribe(filter))
+            }
+        };
+        // a later connection asks for all of them
+        if life.welcome.is_some() && life.leaving.is_none() {
+            life.own.extend(own);
         }
     }
 
@@ -351,6 +380,11 @@ impl Link {
                     life.window.handed(Sent::Subscribe(filters), true, 0);
                 }
             }
+            Own::Unsubscribe(filter) => {
+                if life.session.client.unsubscribe(&filter) {
+                    life.window.handed(Sent::Unsubscribe, true, 0);
+                }
+            }
             Own::Barrier => {
                 if life.session.client.unsubscribe(BARRIER) {
                     life.window.handed(Sent::Barrier, true, 0);
@@ -412,7 +446,7 @@ impl Link {
                 let topic = clean(&topic);
                 self.pending.push_back(LinkEvent::Problem(format!("the broker does not take {topic}: {text}")));
             }
-            Sent::Subscribe(_) | Sent::Barrier => {}
+            Sent::Subscribe(_) | Sent::Unsubscribe | Sent::Barrier => {}
         }
         if retry {
             life.paused_until = Some(Instant::now() + life.pause);
@@ -507,8 +541,13 @@ impl Link {
             life.silence = theirs.mul_f32(1.5);
         }
         life.own.extend(self.config.hello.iter().cloned().map(Own::Publish));
-        let (good, bad): (Vec<_>, Vec<_>) =
-            self.config.subscriptions.iter().cloned().partition(|s| rumqttc::valid_filter(&s.filter));
+        let (good, bad): (Vec<_>, Vec<_>) = self
+            .config
+            .subscriptions
+            .iter()
+            .chain(&self.extra)
+            .cloned()
+            .partition(|s| rumqttc::valid_filter(&s.filter));
         for s in bad {
             let filter = clean(&s.filter);
             self.pending.push_back(LinkEvent::Problem(format!("{filter} is no MQTT topic filter; not subscribed")));

@@ -242,6 +242,12 @@ pub trait Outbox: Send + Sync {
     fn wake(&self) -> &Notify;
 }
 
+/// What is listened to beside the subscriptions of the configuration.
+enum Ear {
+    Open(Subscription),
+    Shut(String),
+}
+
 struct Stop {
     farewell: Vec<Message>,
     deadline: Instant,
@@ -251,6 +257,7 @@ struct Stop {
 #[derive(Clone)]
 pub struct LinkHandle {
     acks: mpsc::UnboundedSender<u64>,
+    ears: mpsc::UnboundedSender<Ear>,
     leave: mpsc::UnboundedSender<(u64, String)>,
     stop: Arc<watch::Sender<Option<Stop>>>,
 }
@@ -262,6 +269,16 @@ impl LinkHandle {
         if ack != 0 {
             let _ = self.acks.send(ack);
         }
+    }
+
+    /// Subscribes to a filter as well, now and at every later connection.
+    pub fn listen(&self, subscription: Subscription) {
+        let _ = self.ears.send(Ear::Open(subscription));
+    }
+
+    /// Takes back a [`LinkHandle::listen`].
+    pub fn hush(&self, filter: String) {
+        let _ = self.ears.send(Ear::Shut(filter));
     }
 
     /// Ends this connection (from 1, as in [`Outbox::link_up`]) in order, with the will of [`LinkConfig::will_of`], and

@@ -13,7 +13,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::{LinkConfig, LinkEvent, LinkHandle, Outbox, Stop, Subscription};
+use super::{Ear, LinkConfig, LinkEvent, LinkHandle, Outbox, Stop, Subscription};
 use crate::model::{Incoming, Message};
 use crate::wire::topics::matches;
 
@@ -151,6 +151,22 @@ impl Broker {
         (Connected { broker: self.clone(), id }, inbox)
     }
 
+    fn ear(&self, id: u64, ear: &Ear) {
+        let mut state = self.state();
+        let State { retained, next, clients, .. } = &mut *state;
+        let Some(client) = clients.iter_mut().find(|c| c.id == id) else { return };
+        match ear {
+            Ear::Shut(filter) => client.subscriptions.retain(|s| s.filter != *filter),
+            Ear::Open(new) => {
+                for message in retained.values().filter(|m| matches(&new.filter, &m.topic)) {
+                    *next += 1;
+                    let _ = client.to.send(incoming(message, true, false, *next));
+                }
+                client.subscriptions.push(new.clone());
+            }
+        }
+    }
+
     /// A client goes: its wills, if it had no time for a word and there is a broker to say them.
     fn disconnect(&self, id: u64, in_order: bool) {
         let mut state = self.state();
@@ -171,10 +187,11 @@ impl Broker {
     ) -> (impl Future<Output = ()> + Send + use<>, LinkHandle) {
         // nobody looks at what was acknowledged: a redelivery is asked for by name
         let (acks, _) = mpsc::unbounded_channel();
+        let (tell, ears) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(None);
         let (leave, leaving) = mpsc::unbounded_channel();
-        let task = Task { broker: self.clone(), config, outbox, events, connection: 0, leaving, stopped };
-        (task.run(), LinkHandle { acks, leave, stop: Arc::new(stop) })
+        let task = Task { broker: self.clone(), config, outbox, events, ears, connection: 0, leaving, stopped };
+        (task.run(), LinkHandle { acks, ears: tell, leave, stop: Arc::new(stop) })
     }
 }
 
@@ -213,6 +230,7 @@ struct Task {
     config: LinkConfig,
     outbox: Arc<dyn Outbox>,
     events: mpsc::Sender<LinkEvent>,
+    ears: mpsc::UnboundedReceiver<Ear>,
     /// The present one, from 1.
     connection: u64,
     leaving: mpsc::UnboundedReceiver<(u64, String)>,
@@ -244,7 +262,7 @@ impl Task {
             self.connection += 1;
             let (connected, inbox) = self.broker.connect(&self.config, self.connection);
             self.outbox.link_up(self.connection);
-            let end = self.serve(&mut up, inbox).await;
+            let end = self.serve(&mut up, connected.id, inbox).await;
             self.outbox.link_down();
             self.broker.disconnect(connected.id, true);
             match end {
@@ -255,13 +273,31 @@ impl Task {
         }
     }
 
+    fn hear(&mut self, id: u64, ear: Ear) {
+        self.broker.ear(id, &ear);
+        // at every later connection as well
+        let all = &mut self.config.subscriptions;
+        match ear {
+            Ear::Open(new) => all.push(new),
+            Ear::Shut(filter) => all.retain(|s| s.filter != filter),
+        }
+    }
+
     async fn down(&self, reason: String, was_up: bool) {
         let url = PLACE.to_owned();
         let _ = self.events.send(LinkEvent::Down { url, reason, was_up, retry_in: Duration::ZERO }).await;
     }
 
-    async fn serve(&mut self, up: &mut watch::Receiver<bool>, mut inbox: mpsc::UnboundedReceiver<Incoming>) -> End {
+    async fn serve(
+        &mut self,
+        up: &mut watch::Receiver<bool>,
+        id: u64,
+        mut inbox: mpsc::UnboundedReceiver<Incoming>,
+    ) -> End {
         loop {
+            while let Ok(ear) = self.ears.try_recv() {
+                self.hear(id, ear);
+            }
             while let Some(out) = self.outbox.take() {
                 self.broker.route(out.message, true, false);
                 out.token.into_iter().for_each(|token| self.outbox.done(token));
@@ -283,6 +319,7 @@ impl Task {
                 Some(incoming) = inbox.recv() => {
                     let _ = self.events.send(LinkEvent::Incoming(incoming)).await;
                 }
+                Some(ear) = self.ears.recv() => self.hear(id, ear),
                 () = self.outbox.wake().notified() => {}
             }
         }

@@ -226,12 +226,8 @@ pub fn explain_json(plan: &Plan) -> Json {
             "dir": plan.queue.dir, "max_size": Size(plan.queue.limits.max_bytes).to_string(),
             "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
-<<<<<<< HEAD
-        "broker": plan.broker.map(|b| b.to_string()),
-        "homie": plan.homie.as_ref().map(|homie| json!({ "domain": homie.domain, "device": homie.root })),
-=======
         "broker": plan.broker.as_ref().map(|b| b.listen.to_string()),
->>>>>>> s4-pay
+        "homie": plan.homie.as_ref().map(|homie| json!({ "domain": homie.domain, "device": homie.root })),
         "sparkplug": plan.sparkplug.as_ref().map(|node| {
             json!({ "group": node.group, "node": node.node, "primary_host": node.primary_host })
         }),

@@ -13,6 +13,7 @@ mod link;
 mod logic;
 mod points;
 mod rules;
+mod sessions;
 mod sparkplug;
 
 use std::cell::RefCell;
@@ -229,6 +230,7 @@ impl Resolver<'_> {
         self.problems.extend(board::bus_conflicts(&self.raw.gpio, &pins, &bus_pins));
         let mut logic = self.logic(&mut devices, &mut topics, &mut all);
         logic.relays = self.relays(&devices, &all, &mut topics);
+        logic.sessions = self.sessions(&devices, &all, &mut topics);
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
         let sparkplug = self.sparkplug(&id, &devices, &all, &mut topics);

@@ -12,17 +12,17 @@ use crate::device::{Counters, Order, PASSING, Report};
 use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands};
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
-use crate::link::{LinkEvent, LinkHandle};
+use crate::link::{LinkEvent, LinkHandle, Subscription};
 use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Properties, Qos, Refusal, Ticket};
 use crate::queue::{self, DiskState, Shared};
 use crate::wire::Record;
 
-use super::Ask;
 use super::health::{self, LinkStatus};
 use super::memory::Memory;
 use super::outbox::{QueueOutbox, queue_stamp};
 use super::requests::LevelTimer;
 use super::systemd;
+use super::{Ask, Wanted};
 
 /// How long devices may take to end.
 const END_DEVICES: Duration = Duration::from_secs(1);
@@ -83,8 +83,8 @@ pub(super) struct Hub {
     pub sim: Option<SimBoard>,
     pub memory: Memory,
     pub status: LinkStatus,
-    /// Reloads that were asked for.
-    pub wanted: mpsc::Sender<commands::Reply>,
+    /// Reloads that were asked for, and an end.
+    pub wanted: mpsc::Sender<Wanted>,
     pub level_timer: LevelTimer,
     /// It was said that the queue's disk fails.
     pub disk_fails: bool,
@@ -260,6 +260,10 @@ impl Hub {
                     }
                     Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
                     Effect::Log(text) => log::info!("{text}"),
+                    Effect::Listen(filter, qos) => self.link.listen(Subscription { filter, qos }),
+                    Effect::Hush(filter) => self.link.hush(filter),
+                    // a second reason to end is none
+                    Effect::Exit(why) => drop(self.wanted.try_send(Wanted::Exit(why))),
                     Effect::Sparkplug(word) => self.outbox.say(word),
                     Effect::Leave { connection, why } => self.link.leave(connection, why),
                     Effect::Daemon(request, reply) => {

@@ -30,7 +30,7 @@ use crate::engine::commands::Reply;
 use crate::engine::filters::Chain;
 use crate::engine::logic::Logic;
 use crate::engine::sparkplug::last_bd_seq;
-use crate::engine::{Effect, Engine, Setup, bridge};
+use crate::engine::{Effect, Engine, Setup, bridge, sessions};
 use crate::expr::Zone;
 use crate::hal::Board;
 use crate::hal::machine::Machine;
@@ -80,7 +80,7 @@ impl Pins {
 /// A running gateway.
 pub struct Daemon {
     control: mpsc::Sender<Ask>,
-    wanted: mpsc::Receiver<Reply>,
+    wanted: mpsc::Receiver<Wanted>,
     hub: JoinHandle<()>,
     link: JoinHandle<()>,
     link_handle: LinkHandle,
@@ -112,6 +112,14 @@ pub enum Ask {
     Say(Json),
     /// Devices end, the hub ends.
     End,
+}
+
+/// What the hub wants of whoever runs the daemon.
+enum Wanted {
+    /// A reload, and where its answer goes.
+    Reload(Box<Reply>),
+    /// An end in order: why.
+    Exit(String),
 }
 
 /// Why a plan could not be started.
@@ -235,12 +243,15 @@ impl Daemon {
             written || plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)
         };
         let wants_fields: Vec<bool> = plan.devices.iter().map(|d| d.spec.points.iter().any(wants)).collect();
+        // a rehearsal is the same each time
+        let seed = if heritage.stage.is_some() { 0 } else { fastrand::u64(..) };
+        let sessions = sessions::Plan { seed, ..plan.logic.sessions };
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
             points: plan.points,
             chains: plan.chains,
-            logic: Logic { zone: Some(Zone(clock.zone())), ..plan.logic },
+            logic: Logic { zone: Some(Zone(clock.zone())), sessions, ..plan.logic },
             info,
             home_assistant: plan.home_assistant,
             sparkplug: plan.sparkplug,
@@ -286,7 +297,7 @@ impl Daemon {
         #[cfg(test)]
         let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
-        let (wanted_tx, wanted) = mpsc::channel(1);
+        let (wanted_tx, wanted) = mpsc::channel(2);
         let hub = Hub {
             engine,
             clock: clock.clone(),

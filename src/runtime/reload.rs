@@ -18,7 +18,7 @@ use crate::plan::{DevicePlan, Plan};
 
 use super::stage::Stage;
 use super::state::StateDir;
-use super::{Ask, Daemon, Pins, StartError, systemd};
+use super::{Ask, Daemon, Pins, StartError, Wanted, systemd};
 
 /// How long an answer may take to leave before the link ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -80,6 +80,8 @@ pub enum Happened {
     Failed,
     /// A reload was asked for; with [`Daemon::answer`] it is answered.
     Reload(Box<Reply>),
+    /// The program is to end with 0: why.
+    Exit(String),
 }
 
 impl Daemon {
@@ -95,7 +97,10 @@ impl Daemon {
                 log::error!("the hub has ended");
                 Happened::Failed
             }
-            Some(reply) = self.wanted.recv() => Happened::Reload(Box::new(reply)),
+            Some(wanted) = self.wanted.recv() => match wanted {
+                Wanted::Reload(reply) => Happened::Reload(reply),
+                Wanted::Exit(why) => Happened::Exit(why),
+            },
         }
     }
 
@@ -112,7 +117,7 @@ impl Daemon {
     /// Stops in order, for `next` to be started: what both have is left as it is.
     pub async fn hand_over(mut self, next: &Plan) -> Heritage {
         systemd::reloading();
-        self.last_words().await;
+        self.last_words(LAST_WORDS).await;
         let wanted: Vec<Place> = next.devices.iter().filter_map(Place::of).collect();
         let (keep, kept): (Vec<DeviceId>, Vec<Place>) =
             self.places.iter().filter(|(_, place)| wanted.contains(place)).cloned().unzip();
@@ -126,6 +131,12 @@ impl Daemon {
             #[cfg(feature = "broker")]
             broker: self.broker,
         }
+    }
+
+    /// Stops in order, when what was said has been heard.
+    pub async fn finish(self) {
+        self.last_words(LAST_WORDS * 10).await;
+        self.stop().await;
     }
 
     /// Lets the batches go that wait for further readings, and waits a moment for their answers. What the broker does not
@@ -143,9 +154,9 @@ impl Daemon {
     }
 
     /// Waits a moment for what was just said to reach the broker: the next plan may have another one.
-    async fn last_words(&self) {
+    async fn last_words(&self, within: Duration) {
         self.outbox.flush();
-        let until = Instant::now() + LAST_WORDS;
+        let until = Instant::now() + within;
         loop {
             let stirred = self.outbox.stirred();
             let left = until.saturating_duration_since(Instant::now());

@@ -15,6 +15,7 @@ use crate::logging;
 use crate::model::{Outcome, OutcomeKind};
 use crate::wire::payload;
 
+use super::Wanted;
 use super::figures::figures;
 use super::hub::Hub;
 
@@ -49,7 +50,7 @@ impl Hub {
             }
             Request::LogLevel { level: None, .. } => Ok(Map::from_iter([("level".into(), json!(logging::level()))])),
             Request::LogLevel { level: Some(level), time } => self.log_level(&level, time),
-            Request::Reload => match self.wanted.try_send(reply.clone()) {
+            Request::Reload => match self.wanted.try_send(Wanted::Reload(Box::new(reply.clone()))) {
                 // whoever owns the file answers
                 Ok(()) => return,
                 Err(_) => Err((OutcomeKind::Busy, "a reload is going on".to_owned())),

@@ -49,11 +49,12 @@ impl Stage {
         let (orders, mut told) = mpsc::channel(1);
         let (tell, ended) = watch::channel(None);
         tokio::spawn(async move {
-            let how = loop {
+            let (how, itself) = loop {
                 tokio::select! {
-                    how = told.recv() => break how.unwrap_or(Ended::Killed),
+                    how = told.recv() => break (how.unwrap_or(Ended::Killed), false),
                     happened = daemon.happens() => match happened {
-                        Happened::Failed => break Ended::Failed,
+                        Happened::Failed => break (Ended::Failed, true),
+                        Happened::Exit(_) => break (Ended::Done, true),
                         Happened::Reload(reply) => {
                             let why = "a rehearsal has no file to read anew";
                             let map = json!({ "outcome": "rejected", "reason": why });
@@ -63,6 +64,7 @@ impl Stage {
                 }
             };
             match how {
+                Ended::Done if itself => daemon.finish().await,
                 Ended::Done => daemon.stop().await,
                 Ended::Failed | Ended::Killed => daemon.cut().await,
             }

@@ -264,6 +264,9 @@ impl House {
                 format!("remember {key} {value}{}", if *urgent { " urgent" } else { "" })
             }
             Effect::Log(text) => format!("log {text}"),
+            Effect::Listen(filter, qos) => format!("listen {filter} qos {}", qos.number()),
+            Effect::Hush(filter) => format!("hush {filter}"),
+            Effect::Exit(why) => format!("exit: {why}"),
             Effect::Sparkplug(word) => format!("sparkplug {}", sparkplug(word)),
             Effect::Leave { connection, why } => format!("leave connection {connection}: {why}"),
             Effect::Daemon(request, reply) => {
