@@ -286,3 +286,25 @@ fn an_independent_client_is_enrolled_beside_one_that_is_killed_in_the_middle() {
         serving.stop();
     });
 }
+
+#[test]
+fn a_session_goes_on_with_its_id_after_a_broker_that_was_started_anew() {
+    let mut mosquitto = Mosquitto::start();
+    let port = mosquitto.port();
+    let home = Home::new(&mosquitto.url(), "", "", "").with_env("MQTT_URL", &mosquitto.url());
+    home.write(&example("enrolment/client.yaml"));
+    let mut all = Watch::at(port, "#");
+    let mut enrolled = home.start();
+    all.until_payload("login", "12345");
+    publish_at(port, "12345/UUID", "f00d", &["-q", "2"]);
+    all.until("iot-12345/bridge/event", |m| m.payload.contains("granted"));
+    drop(all);
+    mosquitto.kill();
+    mosquitto.restart();
+    let mut all = Watch::at(port, "#");
+    all.until("iot-12345/bridge/health", |_| true);
+    publish_at(port, "f00d", "CMD1", &["-q", "2"]);
+    all.until_payload("f00d/CMD1", "Apple");
+    publish_at(port, "f00d", DONE, &["-q", "2"]);
+    enrolled.program.end().with(0);
+}
