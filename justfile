@@ -92,3 +92,14 @@ lint:
 # Kills the daemon a thousand times while random commands move its outputs; the simulated pins are the judge (minutes).
 kill-outputs kills="1000":
     PINPOST_KILLS={{kills}} cargo test --test daemon no_kill_breaks -- --nocapture
+
+# The 64-bit Pi's program on an emulated Raspberry Pi 3B, from `just cross-debian`: registers, UART, network. Needs root for apt.
+pi3 program="target/cross/aarch64-unknown-linux-gnu/release/pinpost":
+    .ci/pi3.sh install
+    .ci/pi3.sh run {{program}}
+
+# Pins of a genuine kernel in User Mode Linux: edges, bias, expanders, a chip that vanishes, a day in virtual time.
+uml:
+    cargo build
+    .ci/uml.sh build
+    .ci/uml.sh run

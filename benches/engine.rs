@@ -83,6 +83,7 @@ fn thinking(points: u32, filters: &str, logic: Logic) -> Engine {
         info: Info::default(),
         home_assistant: None,
         sparkplug: None,
+        homie: None,
         memory: Default::default(),
         boot: Default::default(),
         abnormal: false,

@@ -23,7 +23,7 @@
 //! - [`config`] WHAT WAS WRITTEN: YAML to raw shapes with the place of every key; every mistake of form, with advice.
 //! - [`codec`] BYTES TO FRAMES TO FIELDS, pure: framing, check, decoding.
 //! - [`wire`] MQTT WORDS, pure: topics (built and taken apart only there), payloads, commands, the queue's records, one
-//!   file for each dialect (Home Assistant, Sparkplug).
+//!   file for each dialect (Home Assistant, Homie, Sparkplug).
 //! - [`expr`] EXPRESSIONS AND TEMPLATES, pure: Jinja, compiled once, names resolved to points; "not known" is not false.
 //! - [`engine`] DECISIONS, pure: points and filters, outputs and their limits, commands, rules, relays, what the gateway
 //!   says of itself, also to Home Assistant and to Sparkplug's hosts.

@@ -12,6 +12,8 @@ mod counters;
 mod fronts;
 #[path = "daemon/home_assistant.rs"]
 mod home_assistant;
+#[path = "daemon/homie.rs"]
+mod homie;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/kills.rs"]

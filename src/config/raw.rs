@@ -34,6 +34,8 @@ pub struct Raw {
     pub homeassistant: Option<HomeAssistant>,
     /// The Sparkplug B edge node that the gateway is; only when it is wanted.
     pub sparkplug: Option<Sparkplug>,
+    /// The Homie device that the gateway is; only when it is wanted.
+    pub homie: Option<Homie>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -185,6 +187,34 @@ pub enum WhenFull {
 pub struct Broker {
     /// Address to listen on; default 127.0.0.1:1883.
     pub listen: Option<String>,
+    /// Its certificate and key; without them it speaks in the clear.
+    pub tls: Option<BrokerTls>,
+    /// Who may come in, by name; default: everybody, to everything.
+    pub users: Option<IndexMap<String, BrokerUser>>,
+}
+
+/// The embedded broker's certificate.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BrokerTls {
+    /// Its certificate chain in PEM.
+    pub cert_file: Option<String>,
+    /// Its key in PEM.
+    pub key_file: Option<String>,
+}
+
+/// A user of the embedded broker.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BrokerUser {
+    /// `$7$…`, as `pinpost broker --hash-password` or mosquitto_passwd makes it.
+    pub password_hash: Option<Secret>,
+    /// A file that holds the hash.
+    pub password_hash_file: Option<String>,
+    /// Topics to which it may publish, `+` and `#` allowed; default: all.
+    pub publish: Option<Vec<String>>,
+    /// Topics to which it may subscribe, `+` and `#` allowed; default: all.
+    pub subscribe: Option<Vec<String>>,
 }
 
 /// Who drives the pins.
@@ -265,6 +295,14 @@ pub struct Sparkplug {
     pub node: Option<String>,
     /// The host that must listen; without it everything waits. Default: none.
     pub primary_host: Option<String>,
+}
+
+/// The Homie device that the gateway is.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Homie {
+    /// The first level of its topics; default homie.
+    pub domain: Option<String>,
 }
 
 /// What every point takes unless it says otherwise.

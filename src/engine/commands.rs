@@ -9,18 +9,18 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 
 use crate::model::{
-    Action, Deliver, DeviceId, DeviceStatus, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority,
-    Properties, Qos, Refusal, Takes, Ticket, Value, Wall, rough,
+    Action, DeviceId, DeviceStatus, Incoming, Mono, Now, Outcome, OutcomeKind, PointId, Refusal, Takes, Ticket, Value,
+    Wall, rough,
 };
 use crate::wire::command::{self, Switch};
-use crate::wire::payload;
 use crate::wire::topics::REQUESTS;
-use crate::wire::{Record, Route, Topics};
+use crate::wire::{Route, Topics};
 
+use super::answers::About;
 use super::logic::By;
 use super::outputs::{self, Verdict};
 use super::seen::Seen;
-use super::{Effect, Engine, Outgoing, verbs};
+use super::{Effect, Engine, verbs};
 
 /// How long a device may take to act. What it has not begun by then it must not begin.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,8 +30,6 @@ const PARKED: usize = 64;
 const ALSO: usize = 8;
 /// How long a command holds that says when it was wished but not how long, where no `command_ttl` says so.
 const HOLDS: Duration = Duration::from_secs(30);
-/// How long an answer is worth sending.
-const ANSWER_HOLDS: Duration = Duration::from_secs(300);
 
 /// Where an answer goes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -132,20 +130,6 @@ struct Asked {
     came: Mono,
 }
 
-/// What an answer is about.
-struct About<'a> {
-    /// `None`: a request that found no device.
-    device: Option<DeviceId>,
-    verb: &'a str,
-    wished: Option<&'a Value>,
-}
-
-impl<'a> About<'a> {
-    fn verb(device: DeviceId, verb: &'a str) -> About<'a> {
-        About { device: Some(device), verb, wished: None }
-    }
-}
-
 impl Engine {
     /// A message came in.
     pub(super) fn incoming(&mut self, message: Incoming, now: &Now, fx: &mut Vec<Effect>) {
@@ -176,6 +160,7 @@ impl Engine {
             Route::HomeAssistant => self.home_assistant(&message, now, fx),
             Route::Sparkplug(device) => self.spark_command(device, &message, now, fx),
             Route::SparkplugHost => self.spark_host(&message, now, fx),
+            Route::Homie(device, target) => self.homie_set(device, target, &message, now, fx),
             Route::Request(verb) => self.request(&verb, &message, now, fx),
             Route::Device { device, point, verb } => {
                 let reply = self.reply_to(&message, Topics::result_of(&message.topic));
@@ -613,56 +598,6 @@ impl Engine {
             fx.push(Effect::Ack(ack));
         }
     }
-
-    /// Answers a request that is about no device.
-    pub(super) fn answer_request(&self, verb: &str, reply: &Reply, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
-        self.answer(About { device: None, verb, wished: None }, reply, outcome, now, fx);
-    }
-
-    /// Answers the sender, and tells the others on `bridge/event`.
-    fn answer(&self, about: About, reply: &Reply, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
-        let mut map = payload::outcome(outcome, reply.id.as_ref(), now.wall);
-        if let Some(transaction) = &reply.transaction {
-            map.insert("transaction".into(), transaction.clone());
-        }
-        if let Some(device) = about.device {
-            let mut event = json!({ "event": "command", "device": self.device_name(device), "verb": about.verb });
-            if let Some(fields) = event.as_object_mut() {
-                if let Some(by) = &reply.by {
-                    fields.insert("by".into(), json!(by.sender));
-                }
-                if let Some(wished) = about.wished {
-                    fields.insert("wished".into(), payload::to_json(wished, "ON", "OFF"));
-                }
-                fields.extend(map.iter().filter(|(k, _)| *k != "time").map(|(k, v)| (k.clone(), v.clone())));
-            }
-            self.bridge.event(&self.topics, event, now, fx);
-        }
-        fx.extend(send_reply(reply, map, now.mono));
-    }
-}
-
-/// An answer on its way.
-pub fn send_reply(reply: &Reply, map: Map<String, Json>, now: Mono) -> Option<Effect> {
-    let topic = reply.topic.clone()?;
-    let properties = Properties {
-        correlation: reply.correlation.clone(),
-        content_type: Some("application/json".into()),
-        ..Properties::default()
-    };
-    let payload = Json::Object(map).to_string().into_bytes();
-    let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain: false, properties };
-    Some(Effect::Send(Outgoing {
-        reading: false,
-        priority: Priority::Control,
-        lane: u64::MAX,
-        deliver: Deliver::All,
-        expires: Some(now.after(ANSWER_HOLDS)),
-        retain: false,
-        taken: None,
-        source: "answer".into(),
-        record: Record::Message(Box::new(message)),
-    }))
 }
 
 fn age(time: Wall, now: &Now) -> Duration {

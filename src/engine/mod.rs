@@ -6,10 +6,12 @@
 //! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
 //! passes on), [`sessions`] (whom it enrols with, and whom it enrols).
 
+pub mod answers;
 pub mod bridge;
 pub mod commands;
 mod discovery;
 pub mod filters;
+mod homie;
 pub mod logic;
 pub mod outputs;
 pub mod points;
@@ -30,6 +32,7 @@ use crate::model::{
     Priority, Qos, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::home_assistant::Settings;
+use crate::wire::homie::Settings as HomieSettings;
 use crate::wire::sparkplug as spb;
 use crate::wire::{Record, Topics, payload};
 
@@ -77,6 +80,8 @@ pub enum Event {
     Wake,
     /// Something to be said on `bridge/event`.
     Say(serde_json::Value),
+    /// How full the queue is, percent.
+    QueueFill(u8),
     /// The daemon stops in order: outputs take their `on_stop`, but not these, which the next one takes over at once.
     Stop(Vec<DeviceId>),
 }
@@ -165,6 +170,8 @@ pub struct Setup {
     pub home_assistant: Option<Settings>,
     /// The Sparkplug edge node, where it is one.
     pub sparkplug: Option<spb::Settings>,
+    /// The Homie device, where it is one.
+    pub homie: Option<HomieSettings>,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
     pub memory: BTreeMap<String, serde_json::Value>,
     /// This run of the machine, and where [`Mono`] began in it.
@@ -187,6 +194,7 @@ pub struct Engine {
     relays: relays::Relays,
     sessions: sessions::Sessions,
     node: sparkplug::Node,
+    homie: homie::Homie,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -207,6 +215,8 @@ impl Engine {
             &setup.memory,
         );
         let node = sparkplug::Node::new(setup.sparkplug, &setup.devices, &setup.memory);
+        let name = setup.info.name.clone().unwrap_or_else(|| setup.info.id.clone());
+        let homie = homie::Homie::new(setup.homie, name, (&setup.devices, &setup.points), &setup.memory);
         let told = node.place(&setup.devices, &setup.points);
         let Logic { zone, alarms, payloads, computed, rules, requires, relays, sessions } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
@@ -224,6 +234,7 @@ impl Engine {
             relays: relays::Relays::new(relays),
             sessions: sessions::Sessions::new(sessions),
             node,
+            homie,
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -248,7 +259,12 @@ impl Engine {
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
         let start = fx.len();
+        let came = event == Event::LinkUp;
         self.decide_on(event, now, fx);
+        match came {
+            true => self.homie_introduce(fx),
+            false => self.homie_readings(start, fx),
+        }
         self.relay_readings(start, now, fx);
         for (device, text) in self.outputs.take_told() {
             let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
@@ -296,6 +312,7 @@ impl Engine {
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
             Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
+            Event::QueueFill(percent) => self.homie_fill(percent, fx),
             Event::Stop(keep) => {
                 self.stopping = true;
                 let writes = self.outputs.stop(&keep, now);
@@ -387,6 +404,7 @@ impl Engine {
         self.bridge.status(&self.topics, &self.devices, device, status, now, fx);
         if changed {
             self.spark_status(device, now, fx);
+            self.homie_state(device, fx);
         }
     }
 

@@ -18,7 +18,8 @@
 //! next, and when), `fit` (what this broker can take), `reason` (what a failure means, in words), `backlog` (what was
 //! stored while we were away), `poison` (the record that ends every connection). `preferred` finds the way back to the
 //! first broker of the list. MQTT knows one will for a connection: `witness` keeps the others, on connections of their
-//! own that live and die with the first. `stand_in` is a broker in memory behind the same door, for `pinpost test`.
+//! own that live and die with the first. `stand_in` is a broker in memory behind the same door, for `pinpost test`. The
+//! broker of our own is `embedded`; `guard` knows who may come in to it.
 //!
 //! How the library is tamed: each connection is a fresh client and event loop, because a used one carries packets and
 //! ids over; it is polled in a task that is never interrupted but only ended as a whole; answers read before an error
@@ -33,6 +34,7 @@ mod connection;
 #[cfg(feature = "broker")]
 pub mod embedded;
 mod fit;
+pub mod guard;
 mod life;
 mod poison;
 mod preferred;

@@ -51,12 +51,21 @@ pub fn explain(plan: &Plan) -> String {
         Size(plan.queue.limits.max_bytes),
         Span(plan.queue.limits.max_age)
     );
-    if let Some(address) = plan.broker {
-        let _ = writeln!(out, "broker of its own on {address}");
+    if let Some(broker) = &plan.broker {
+        let tls = if broker.tls.is_some() { " with TLS" } else { "" };
+        let who = if broker.users.is_some() { "" } else { ", for everybody who reaches it" };
+        let _ = writeln!(out, "broker of its own on {}{tls}{who}", broker.listen);
+        for (name, user) in broker.users.iter().flat_map(|users| users.iter()) {
+            let (publish, subscribe) = (user.publish.join(" "), user.subscribe.join(" "));
+            let _ = writeln!(out, "  user {name}: publishes to {publish}; subscribes to {subscribe}");
+        }
     }
     if let Some(node) = &plan.sparkplug {
         let host = node.primary_host.as_ref().map_or(String::new(), |h| format!(", waits for the host {h}"));
         let _ = writeln!(out, "sparkplug node {}/{}{host}", node.group, node.node);
+    }
+    if let Some(homie) = &plan.homie {
+        let _ = writeln!(out, "homie device {}", homie.attribute(&homie.root, "").trim_end_matches('/'));
     }
     for device in &plan.devices {
         let _ = writeln!(out, "\n{} ({}): {}", device.spec.name, device.spec.kind, device.notes.join("; "));
@@ -217,7 +226,8 @@ pub fn explain_json(plan: &Plan) -> Json {
             "dir": plan.queue.dir, "max_size": Size(plan.queue.limits.max_bytes).to_string(),
             "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
-        "broker": plan.broker.map(|b| b.to_string()),
+        "broker": plan.broker.as_ref().map(|b| b.listen.to_string()),
+        "homie": plan.homie.as_ref().map(|homie| json!({ "domain": homie.domain, "device": homie.root })),
         "sparkplug": plan.sparkplug.as_ref().map(|node| {
             json!({ "group": node.group, "node": node.node, "primary_host": node.primary_host })
         }),

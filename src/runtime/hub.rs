@@ -359,6 +359,10 @@ impl Hub {
             queue.set_clock(now.mono.0, stamp);
             (queue.stats(), queue.health().words)
         };
+        if reply.is_none() {
+            let percent = stats.bytes.saturating_mul(100) / stats.max_bytes.max(1);
+            self.feed(Event::QueueFill(percent.min(100) as u8), fx);
+        }
         let devices = self.parts.iter().map(|p| (p.name.as_str(), p.counters.read()));
         let map = health::collect(&now, &stats, &words, &self.status, devices);
         if let Some(reply) = reply {

@@ -165,9 +165,12 @@ impl Daemon {
         };
 
         #[cfg(feature = "broker")]
-        let broker = match (plan.broker, heritage.broker.take()) {
-            (Some(wanted), Some(runs)) if runs.addr() == wanted => Some(runs),
-            (wanted, _) => wanted.map(crate::link::embedded::start).transpose().map_err(StartError::Failed)?,
+        let broker = match (plan.broker.clone(), heritage.broker.take()) {
+            (Some(wanted), Some(runs)) if runs.serves(&wanted) => Some(runs),
+            (wanted, runs) => {
+                drop(runs);
+                wanted.map(crate::link::embedded::start_with).transpose().map_err(StartError::Failed)?
+            }
         };
         #[cfg(not(feature = "broker"))]
         if plan.broker.is_some() {
@@ -193,8 +196,12 @@ impl Daemon {
         let socket = if heritage.stage.is_some() { None } else { control::start(state.path(), desk) };
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
-        let farewell = plan.link.will.iter().chain(&plan.link.beside).cloned().collect();
+        let mut farewell: Vec<_> = plan.link.will.iter().cloned().collect();
         let mut link = plan.link;
+        if let Some(homie) = &plan.homie {
+            link.beside.push(homie.root_state("lost"));
+            farewell.push(homie.root_state("disconnected"));
+        }
         if let Some(node) = plan.sparkplug.clone() {
             // its will belongs to the connection of its births: the gateway's own is kept beside
             link.beside.extend(link.will.take());
@@ -247,6 +254,7 @@ impl Daemon {
             info,
             home_assistant: plan.home_assistant,
             sparkplug: plan.sparkplug,
+            homie: plan.homie,
             memory: memory.recall(""),
             boot: clock.boot(),
             abnormal,

@@ -7,7 +7,8 @@ use serde_json::{Map, Value as Json, json};
 use tokio::task::JoinHandle;
 
 use crate::config::scalar::Span;
-use crate::engine::commands::{Reply, send_reply};
+use crate::engine::answers::send_reply;
+use crate::engine::commands::Reply;
 use crate::engine::requests::Request;
 use crate::engine::{Effect, Event};
 use crate::logging;

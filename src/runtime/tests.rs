@@ -135,6 +135,7 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         info: Default::default(),
         home_assistant: None,
         sparkplug: None,
+        homie: None,
         memory: Default::default(),
         boot: Default::default(),
         abnormal: false,

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod command;
 pub mod home_assistant;
 mod home_assistant_words;
+pub mod homie;
 pub mod payload;
 pub mod record;
 pub mod sparkplug;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::homie;
 use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Qos};
 
 /// What a subscribed topic means.
@@ -29,6 +30,8 @@ pub enum Route {
     Sparkplug(Option<DeviceId>),
     /// Sparkplug's primary host says whether it is there.
     SparkplugHost,
+    /// A Homie controller sets a property.
+    Homie(DeviceId, homie::Target),
 }
 
 /// The gateway's topics.

@@ -63,7 +63,7 @@ impl House {
         };
         let checked = check(text.as_bytes(), &ask);
         let Some(plan) = checked.plan else { panic!("{:#?}", checked.problems) };
-        let Plan { topics, devices, points, chains, logic, home_assistant, sparkplug, .. } = plan;
+        let Plan { topics, devices, points, chains, logic, home_assistant, sparkplug, homie, .. } = plan;
         let zone = Some(Zone(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()));
         let now = Now { wall: Wall(NOON), mono: Mono::default(), synced: true };
         let devices: Vec<_> = devices.into_iter().map(|d| d.spec).collect();
@@ -86,6 +86,7 @@ impl House {
                     info,
                     home_assistant,
                     sparkplug,
+                    homie,
                     memory: Default::default(),
                     boot: Default::default(),
                     abnormal: false,
@@ -157,6 +158,7 @@ impl House {
                 Event::Gap(GapReport { from: n(0), to: n(1), count: n(2), reason: parts[3].into(), point: None })
             }
             "problem" => Event::Problem(rest.into()),
+            "fill" => Event::QueueFill(rest.parse().unwrap()),
             other => panic!("no event `{other}`"),
         };
         self.feed(event)
