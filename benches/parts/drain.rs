@@ -193,6 +193,7 @@ async fn through_the_link(options: Options, n: u64, port: u16) -> f64 {
         will: None,
         will_of: None,
         beside: Vec::new(),
+        stay: false,
         hello: Vec::new(),
         subscriptions: Vec::new(),
         patience: Patience::default(),

@@ -2,14 +2,16 @@
 //!
 //! At each connection everything is told anew, since the broker may have said that we were lost: state `init`, the
 //! description, all values, state `ready`. A description that has changed has a higher version; what earlier runs have
-//! told and is no more is taken off the broker. A property's `$target` goes before every value of it, as the convention
-//! wants it of whoever uses it at all.
+//! told and is no more is taken off the broker. The `$target` of an output goes before every value of it, as the
+//! convention wants it of whoever uses it at all; instruments have none, since theirs is not known here.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::model::{Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Now, PointId, PointSpec, Quality, Value};
+use crate::model::{
+    Deliver, DeviceId, DeviceSpec, DeviceStatus, Incoming, Now, PointId, PointSpec, Qos, Quality, Value,
+};
 use crate::wire::Record;
 use crate::wire::command::Wish;
 use crate::wire::homie::{Child, Datatype, Property, Settings, Target, children, root};
@@ -116,13 +118,13 @@ impl Homie {
         let Some(property) = child.properties.get(property) else { return };
         let Some(payload) = property.datatype.write(value) else { return };
         let topic = child.topic(settings, property);
-        if property.settable && property.retained && self.targets.get(&topic) != Some(&payload) {
+        if property.aims && self.targets.get(&topic) != Some(&payload) {
             self.targets.insert(topic.clone(), payload.clone());
             fx.push(told(format!("{topic}/$target"), payload.clone()));
         }
         match property.retained {
             true => fx.push(told(topic, payload)),
-            false => fx.push(own(topic, payload, false, Deliver::None, "text/plain")),
+            false => fx.push(event(topic, payload)),
         }
     }
 
@@ -163,6 +165,15 @@ fn told(topic: String, payload: Vec<u8>) -> Effect {
     own(topic, payload, true, Deliver::Latest, "text/plain")
 }
 
+/// Not retained, and worth nothing later.
+fn event(topic: String, payload: Vec<u8>) -> Effect {
+    let mut effect = own(topic, payload, false, Deliver::None, "text/plain");
+    if let Effect::Send(Outgoing { record: Record::Message(message), .. }) = &mut effect {
+        message.qos = Qos::AtMostOnce;
+    }
+    effect
+}
+
 fn topics_of(told: &Json) -> Vec<String> {
     let list = told.get("topics").and_then(Json::as_array).into_iter().flatten();
     list.filter_map(|t| Some(t.as_str()?.to_owned())).collect()
@@ -171,8 +182,7 @@ fn topics_of(told: &Json) -> Vec<String> {
 impl Engine {
     /// Everything, from the beginning.
     pub(super) fn homie_introduce(&mut self, fx: &mut Vec<Effect>) {
-        self.homie.take_back(fx);
-        let Some(settings) = self.homie.settings.clone() else { return };
+        let Some(settings) = self.homie.settings.clone() else { return self.homie.take_back(fx) };
         fx.extend(self.homie.state(&settings.root, "init"));
         let topics = ["$description", "$state"].map(|a| settings.attribute(&settings.root, a)).into();
         let description = root(&self.homie.name, &self.homie.children);
@@ -182,6 +192,8 @@ impl Engine {
         }
         fx.extend(self.homie.queue_alert());
         fx.extend(self.homie.state(&settings.root, "ready"));
+        // behind the root's description, as the convention advises
+        self.homie.take_back(fx);
     }
 
     fn homie_child(&mut self, at: usize, fx: &mut Vec<Effect>) {
@@ -287,7 +299,7 @@ impl Engine {
                 return self.bridge.problem(&self.topics, &text, now, fx);
             }
         };
-        let aim = property.retained.then(|| child.topic(settings, property));
+        let aim = property.aims.then(|| child.topic(settings, property));
         let wish = Wish { value, id: None, ttl: None, time: None };
         let (point, verb) = match target {
             Target::Point(id) => (Some(id), "set".to_owned()),

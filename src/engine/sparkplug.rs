@@ -194,12 +194,14 @@ impl Engine {
     fn spark_born(&mut self, now: &Now, fx: &mut Vec<Effect>) {
         self.node.stage = Stage::Born;
         let devices = self.devices.iter().map(|device| self.spark_device(device, now)).collect();
-        let text =
-            |name: &str, text: &str| Metric::named(name, DataType::String, Value::Text(text.to_owned()), now.wall);
+        let text = |n: u64, name: &str, text: &str| {
+            let metric = Metric::named(name, DataType::String, Value::Text(text.to_owned()), now.wall);
+            Metric { alias: Some(self.node.lost_alias + n), ..metric }
+        };
         let info = self.bridge.info();
         let node = vec![
-            text("Properties/Software", &format!("pinpost {}", info.version)),
-            text("Properties/Hardware", &info.board),
+            text(1, "Properties/Software", &format!("pinpost {}", info.version)),
+            text(2, "Properties/Hardware", &info.board),
             self.node.lost_metric(now),
         ];
         let (connection, bd_seq) = (self.node.connection, bd_seq(self.node.last, self.node.connection));
@@ -262,6 +264,9 @@ impl Engine {
         match (self.node.stage, state.online) {
             (Stage::Waiting(_), true) => self.spark_born(now, fx),
             (Stage::Born, false) => self.spark_leave("the primary host has gone", now, fx),
+            (Stage::Waiting(_), false) if self.node.settings.as_ref().is_some_and(|s| s.several) => {
+                self.spark_leave("the primary host is not there", now, fx);
+            }
             _ => {}
         }
     }

@@ -144,7 +144,7 @@ impl Link {
             Err(ended) => return Some((ended, None)),
         };
         life.witnesses = witnesses;
-        if at > 0 {
+        if at > 0 && !self.config.stay {
             life.preferred = Some(Preferred::new(self.look_every));
         }
         let end = self.live(&mut life).await;

@@ -138,6 +138,8 @@ pub struct LinkConfig {
     pub will_of: Option<WillOf>,
     /// Further wills, each kept by a connection of its own.
     pub beside: Vec<Message>,
+    /// Whether it stays where it is, and does not go back to the first broker of the list: the owner says when to go on.
+    pub stay: bool,
     /// Published first at every connection: birth.
     pub hello: Vec<Message>,
     /// Subscribed at every connection, behind `hello`.

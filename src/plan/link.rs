@@ -101,6 +101,7 @@ impl Resolver<'_> {
             will: Some(state("offline")),
             will_of: None,
             beside: Vec::new(),
+            stay: false,
             hello: vec![state("online")],
             subscriptions: Vec::new(),
             patience: Patience::default(),

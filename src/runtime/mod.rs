@@ -205,6 +205,7 @@ impl Daemon {
         if let Some(node) = plan.sparkplug.clone() {
             // its will belongs to the connection of its births: the gateway's own is kept beside
             link.beside.extend(link.will.take());
+            link.stay = node.primary_host.is_some();
             let (last, clock) = (last_bd_seq(&memory.recall("")), clock.clone());
             link.will_of = Some(Arc::new(move |n| node.death(bd_seq(last, n), clock.now().wall)));
         }

@@ -409,3 +409,60 @@ impl Outbox for QueueOutbox {
         &self.link
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::sparkplug::{Birth, Device};
+
+    fn born(connection: u64) -> Word {
+        let devices = vec![Device { name: "door".into(), metrics: vec![], alive: true }];
+        Word::Born(Birth { connection, bd_seq: 0, node: vec![], devices })
+    }
+    fn stage() -> Stage {
+        Stage::new(sparkplug::Settings { group: "g".into(), node: "n".into(), ..Default::default() })
+    }
+    fn ready(stage: &mut Stage) -> Vec<String> {
+        stage.ready.drain(..).map(|out| out.message.topic).collect()
+    }
+    const NOW: Wall = Wall(1);
+    const BIRTHS: [&str; 2] = ["spBv1.0/g/NBIRTH/n", "spBv1.0/g/DBIRTH/n/door"];
+
+    #[test]
+    fn births_open_the_connection_that_they_are_for_whichever_comes_first() {
+        let mut stage = stage();
+        assert!(!stage.linked(1, NOW) && !stage.open);
+        assert!(stage.say(born(1), NOW) && stage.open);
+        assert_eq!(ready(&mut stage), BIRTHS);
+        assert!(stage.cut() && !stage.open);
+        assert!(!stage.say(born(2), NOW));
+        // what is said until the link is there comes behind
+        assert!(!stage.say(Word::Dead("door".into()), NOW));
+        assert!(stage.linked(2, NOW));
+        assert_eq!(ready(&mut stage), [BIRTHS[0], BIRTHS[1], "spBv1.0/g/DDEATH/n/door"]);
+    }
+
+    #[test]
+    fn births_of_a_connection_that_has_ended_are_not_said_on_the_next() {
+        let mut stage = stage();
+        // the hub is behind: the link has broken and come again
+        stage.linked(1, NOW);
+        assert!(!stage.cut());
+        stage.linked(2, NOW);
+        assert!(!stage.say(born(1), NOW) && !stage.open);
+        assert!(!stage.say(Word::Dead("door".into()), NOW));
+        assert!(stage.say(born(2), NOW));
+        assert_eq!(ready(&mut stage), BIRTHS);
+        // a rebirth on the open connection
+        assert!(!stage.say(born(2), NOW));
+        assert_eq!(ready(&mut stage), BIRTHS);
+    }
+
+    #[test]
+    fn what_comes_too_early_takes_bounded_room() {
+        let mut stage = stage();
+        stage.say(born(1), NOW);
+        (0..10_000).for_each(|_| assert!(!stage.say(Word::Dead("door".into()), NOW)));
+        assert!(stage.early.len() <= EARLY);
+    }
+}

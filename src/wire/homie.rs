@@ -144,6 +144,8 @@ pub struct Property {
     pub format: Option<String>,
     /// Whether it can be written.
     pub settable: bool,
+    /// Whether its `$target` is told: an output of our own, where what is wished is known.
+    pub aims: bool,
     /// Whether it is a state; else an event or a command.
     pub retained: bool,
     /// Unit, for people.
@@ -203,7 +205,7 @@ impl Child {
         let mut topics = Vec::new();
         for property in self.properties.iter().filter(|p| p.retained) {
             let topic = self.topic(settings, property);
-            topics.extend(property.settable.then(|| format!("{topic}/$target")));
+            topics.extend(property.aims.then(|| format!("{topic}/$target")));
             topics.push(topic);
         }
         topics.extend(["$description", "$state"].map(|a| settings.attribute(&self.id, a)));
@@ -256,6 +258,7 @@ pub fn children(settings: &Settings, devices: &[DeviceSpec], points: &[PointSpec
                 open: false,
                 format,
                 settable: true,
+                aims: false,
                 retained: false,
                 unit: None,
             }
@@ -300,6 +303,7 @@ fn property(device: &DeviceSpec, point: &PointSpec, i: usize, values: &str) -> O
         datatype,
         format,
         settable: scale.is_some() || writes.is_some(),
+        aims: scale.is_some(),
         retained: !gesture,
         unit: point.unit.clone(),
     })

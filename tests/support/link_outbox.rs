@@ -162,6 +162,7 @@ pub fn config(url: &str, protocol: Protocol) -> LinkConfig {
         will: None,
         will_of: None,
         beside: Vec::new(),
+        stay: false,
         hello: Vec::new(),
         subscriptions: Vec::new(),
         patience: Patience::default(),
