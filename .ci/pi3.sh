@@ -25,7 +25,7 @@ install_tools() {
         return
     fi
     work=$(mktemp -d)
-    trap 'rm -rf "$work"' RETURN
+    trap "rm -rf '$work'" EXIT
     # apt's own user may not write there
     (cd "$work" && apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=3 download "$kernel:arm64" busybox-static:arm64)
     build_root "$work" "${kernel#linux-image-}"

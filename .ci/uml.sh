@@ -20,7 +20,7 @@ build() {
         return
     fi
     work=$(mktemp -d "${TMPDIR:-/tmp}/uml.XXXXXX")
-    trap 'rm -rf "$work"' RETURN
+    trap "rm -rf '$work'" EXIT
     tar -xJf /usr/src/linux-source-6.1.tar.xz -C "$work" --strip-components=1
     make_kernel "$work"
     mkdir -p "$tools/uml"
