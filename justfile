@@ -61,9 +61,10 @@ home-assistant:
 many-ports seconds="60":
     MANY_PORTS_SECONDS={{seconds}} cargo test --test daemon twelve_ports -- --nocapture
 
-# A fuzz target (fuzz/targets.rs names them) for ten minutes; needs nightly and cargo-fuzz. Findings belong into fuzz/corpus.
+# A fuzz target (fuzz/targets.rs names them) for ten minutes; needs cargo-fuzz. Findings belong into fuzz/corpus. The
+# code has next to no unsafe, so it does without a sanitizer, which only a nightly compiler has.
 fuzz target seconds="600":
-    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}} -timeout=10
+    cargo fuzz run -s none {{target}} -- -max_total_time={{seconds}} -timeout=10 -max_len=4096
 
 # A week without a broker (at ten readings a second), its time compressed, through the release program. Needs mosquitto.
 week readings="6048000":
@@ -97,3 +98,14 @@ lint:
 # Kills the daemon a thousand times while random commands move its outputs; the simulated pins are the judge (minutes).
 kill-outputs kills="1000":
     PINPOST_KILLS={{kills}} cargo test --test daemon no_kill_breaks -- --nocapture
+
+# The 64-bit Pi's program on an emulated Raspberry Pi 3B, from `just cross-debian`: registers, UART, network. Needs root for apt.
+pi3 program="target/cross/aarch64-unknown-linux-gnu/release/pinpost":
+    .ci/pi3.sh install
+    .ci/pi3.sh run {{program}}
+
+# Pins of a genuine kernel in User Mode Linux: edges, bias, expanders, a chip that vanishes, a day in virtual time.
+uml:
+    cargo build
+    .ci/uml.sh build
+    .ci/uml.sh run

@@ -159,6 +159,11 @@ fn edge(broker: &Broker) {
         "  ratio (p50, p99)",
         format!("{:.2}  {:.2}", at(&ours, 0.5) / at(&bare, 0.5), at(&ours, 0.99) / at(&bare, 0.99)),
     );
+    let behind = |q| (at(&ours, q) - at(&bare, q)) * 1e3;
+    line(
+        "  behind the relay, ms (p50, p99; the goal for p99 is 1)",
+        format!("{:.3}  {:.3}", behind(0.5), behind(0.99)),
+    );
     line("  bytes to the disk meanwhile", io(daemon.pid(), "write_bytes") - written);
     daemon.stop();
 }

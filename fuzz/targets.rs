@@ -4,6 +4,7 @@
 use pinpost::codec::{CheckKeys, DecodeKeys, Decoder, Event, FieldKeys, Frame, FrameKeys, Framer, Joined};
 use pinpost::expr::{Expression, Given, MAX_BUILT, Scope, Template};
 use pinpost::model::{PointId, Value};
+use pinpost::wire::sparkplug::{command, host_state};
 
 /// Bytes in; a panic is a finding.
 pub type Target = fn(&[u8]);
@@ -11,6 +12,7 @@ pub type Target = fn(&[u8]);
 /// The targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
     ("framing", framing),
+    ("sparkplug", sparkplug),
     ("decode_binary", |data| decode("binary", data)),
     ("decode_csv", |data| decode("csv", data)),
     ("decode_json", |data| decode("json", data)),
@@ -28,6 +30,16 @@ pub const TARGETS: &[(&str, Target)] = &[
 pub fn run(name: &str, data: &[u8]) {
     let (_, target) = TARGETS.iter().find(|(n, _)| *n == name).expect("the name of a target");
     target(data);
+}
+
+/// What a Sparkplug host sends: a command, or its state. No number that is none comes of it.
+fn sparkplug(data: &[u8]) {
+    let _ = host_state(data);
+    if let Ok((_, metrics)) = command(data) {
+        for value in metrics.into_iter().filter_map(|metric| metric.value) {
+            assert!(value.as_number().is_none_or(f64::is_finite));
+        }
+    }
 }
 
 /// Framings and checks; the first byte of the input picks one.

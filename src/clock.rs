@@ -2,12 +2,17 @@
 //!
 //! Order, ages and timers go by a clock that never jumps; the system's clock is only written down. On a board without
 //! a clock of its own the system's time is a guess until NTP has set it: [`Now::synced`] says so.
+//!
+//! Moments are tokio's, as its timers are: where a runtime's time is held (`pinpost test`), all of the gateway's time
+//! is. A clock that was [`set`](Clock::set_to) then also tells the time of day by it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::tz::TimeZone;
 use nix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
 
 use crate::model::{Boot, Mono, Now, Stamp, Wall};
 
@@ -36,6 +41,16 @@ pub struct Clock {
     /// A board that boots with a guessed time: a device tree and no real-time clock.
     guesses: bool,
     epoch: Epoch,
+    /// A time of day that goes by our own clock, and its zone.
+    set: Option<Set>,
+}
+
+#[derive(Debug)]
+struct Set {
+    /// At the start.
+    wall: Wall,
+    zone: TimeZone,
+    boot: Boot,
 }
 
 impl Default for Clock {
@@ -44,17 +59,34 @@ impl Default for Clock {
     }
 }
 
-/// The system's time zone (`TZ`, else `/etc/localtime`); UTC where there is none.
-pub fn zone() -> jiff::tz::TimeZone {
-    jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC)
-}
-
 impl Clock {
     /// A clock that starts now.
     pub fn new() -> Clock {
         let guesses = Path::new("/proc/device-tree").exists() && !Path::new("/sys/class/rtc/rtc0").exists();
         let epoch = Epoch { id: boot_id(), start: since_boot() };
-        Clock { start: Instant::now(), synced: AtomicBool::new(false), offset: AtomicI64::new(0), guesses, epoch }
+        Clock {
+            start: Instant::now(),
+            synced: AtomicBool::new(false),
+            offset: AtomicI64::new(0),
+            guesses,
+            epoch,
+            set: None,
+        }
+    }
+
+    /// A clock that starts now and takes this for the time of day, in this zone.
+    pub fn set_to(wall: Wall, zone: TimeZone) -> Clock {
+        let clock = Clock::new();
+        let boot = clock.boot();
+        Clock { set: Some(Set { wall, zone, boot }), ..clock }
+    }
+
+    /// The time zone: the system's (`TZ`, else `/etc/localtime`), UTC where there is none.
+    pub fn zone(&self) -> TimeZone {
+        match &self.set {
+            Some(set) => set.zone.clone(),
+            None => TimeZone::try_system().unwrap_or(TimeZone::UTC),
+        }
     }
 
     /// What stamps of this process and of others since the machine's boot have in common.
@@ -64,6 +96,10 @@ impl Clock {
 
     /// The present moment.
     pub fn now(&self) -> Now {
+        if let Some(set) = &self.set {
+            let mono = self.mono(Instant::now());
+            return Now { wall: later(set.wall, mono), mono, synced: true };
+        }
         let wall = Wall(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64));
         if !self.synced.load(Ordering::Relaxed) && wall.0 >= FLOOR && (!self.guesses || kernel_says_synced()) {
             self.synced.store(true, Ordering::Relaxed);
@@ -73,6 +109,9 @@ impl Clock {
 
     /// This run of the machine, and where this clock began in it.
     pub fn boot(&self) -> Boot {
+        if let Some(set) = &self.set {
+            return set.boot.clone();
+        }
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         match clock_gettime(ClockId::CLOCK_MONOTONIC) {
             Ok(now) => Boot { id, offset: Duration::from(now).saturating_sub(self.start.elapsed()) },
@@ -98,6 +137,10 @@ impl Clock {
     /// A stamp for something that happened at `at`. The same moment has the same stamp whenever it is asked for, and an
     /// earlier one no later stamp, as long as nobody sets the system's clock.
     pub fn stamp(&self, at: Instant) -> Stamp {
+        if let Some(set) = &self.set {
+            let mono = self.mono(at);
+            return Stamp { wall: later(set.wall, mono), mono, synced: true };
+        }
         let synced = self.now().synced;
         let before = Instant::now();
         let system = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
@@ -113,6 +156,10 @@ impl Clock {
         let mono = self.mono(at);
         Stamp { wall: Wall(offset.saturating_add(micros(mono)) / 1000), mono, synced }
     }
+}
+
+fn later(wall: Wall, by: Mono) -> Wall {
+    Wall(wall.0.saturating_add(micros(by) / 1000))
 }
 
 fn micros(mono: Mono) -> i64 {
@@ -160,6 +207,17 @@ mod tests {
         let moment = Instant::now();
         let on = |c: &Clock| c.epoch().start + c.mono(moment).0.as_millis() as u64;
         assert!(on(&a).abs_diff(on(&b)) <= 2, "{a:?} {b:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_set_goes_as_the_runtime_s_time_does() {
+        let clock = Clock::set_to(Wall(1_000_000), TimeZone::UTC);
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let now = clock.now();
+        assert!(now.synced && (now.wall, now.mono) == (Wall(4_600_000), Mono(Duration::from_secs(3600))), "{now:?}");
+        assert_eq!(clock.stamp(begun).wall, Wall(1_000_000));
+        assert_eq!(clock.boot().offset, clock.boot().offset);
     }
 
     #[test]

@@ -23,15 +23,16 @@
 //! - [`config`] WHAT WAS WRITTEN: YAML to raw shapes with the place of every key; every mistake of form, with advice.
 //! - [`codec`] BYTES TO FRAMES TO FIELDS, pure: framing, check, decoding.
 //! - [`wire`] MQTT WORDS, pure: topics (built and taken apart only there), payloads, commands, the queue's records, one
-//!   file for each dialect (Home Assistant).
+//!   file for each dialect (Home Assistant, Homie, Sparkplug).
 //! - [`expr`] EXPRESSIONS AND TEMPLATES, pure: Jinja, compiled once, names resolved to points; "not known" is not false.
-//! - [`engine`] DECISIONS, pure: points and filters, outputs and their limits, commands, rules, relays, what the gateway
-//!   says of itself, also to Home Assistant.
+//! - [`engine`] DECISIONS, pure: points and filters, outputs and their limits, commands, rules, relays, sessions, what
+//!   the gateway says of itself, also to Home Assistant and to Sparkplug's hosts.
 //! - [`hal`] DOORS TO HARDWARE: pins (Raspberry Pi, character device, simulated), ports (serial line, TCP, a program) and
 //!   the task by which devices share one, buses and the kernel's sensors, what each board can do, what is plugged in.
 //! - [`device`] KINDS: one file each over hal and codec; a kind reads its keys, claims its pins and gives a task.
 //! - [`queue`] STORE AND FORWARD: opaque bytes and their numbers, in memory and on disk; it knows nothing of MQTT.
-//! - [`link`] THE BROKER: one connection, the window of what is unacknowledged, MQTT 5 and 3.1.1, the embedded broker.
+//! - [`link`] THE BROKER: one connection (and a witness for each further will), the window of what is unacknowledged, MQTT 5 and 3.1.1, the embedded broker, and one in memory
+//!   behind the same door for `pinpost test`.
 //! - [`plan`] WHAT CAN RUN: a file resolved against the open lists; every mistake of meaning.
 //! - [`runtime`] THE ONLY ROOM THAT STARTS TASKS: wiring, hub, supervisor, what survives (state, memory), systemd.
 //! - [`cli`] one file per command.
@@ -56,7 +57,7 @@
 //!
 //! Members of an open list do not name each other. No clock, task, file or socket in model, codec, wire, expr and engine.
 //! Crates with one door: rppal, gpiocdev and tokio-serial in hal, rumqttc and rumqttd in link, the YAML parsers in
-//! config, minijinja in expr, rmodbus in device, ciborium in wire, the journal in logging.
+//! config, minijinja in expr, rmodbus in device, ciborium and prost in wire, the journal in logging.
 //!
 //! # A frame's way up
 //! Bytes of a port → `hal/bus` (every device on the port hears them; one at a time may speak) → `codec` (cut, checked,
@@ -81,6 +82,8 @@
 //!   and ends; devices end and what they still had to say is queued; the queue is written.
 //! - A reload is such a stop and a start in one process: the pins, the clock and the mark of a running daemon stay, and
 //!   outputs that both plans have are left as they are.
+//! - `pinpost test` runs the same daemon on a stage: moments are tokio's, so a runtime whose time is held holds all of
+//!   the gateway's; pins, ports and broker are in memory. So no `std::time::Instant` where a timer could be waited for.
 //! - READY means that the plan runs, not that a broker answered. The watchdog is fed only when the hub has answered.
 //! - Errors: `Problem` for people who write YAML, all at once; small enums elsewhere, by what happens next.
 //! - Comments say why. Test names are sentences; histories of the engine are texts in `tests/engine/`. No test sleeps.

@@ -56,6 +56,7 @@ const DOORS: &[(&str, &str)] = &[
     ("minijinja", "expr"),
     ("rmodbus", "device"),
     ("ciborium", "wire"),
+    ("prost", "wire"),
     ("systemd_journal_logger", "logging"),
 ];
 

@@ -1,6 +1,8 @@
 //! The embedded broker, alone and as `pinpost broker`, with mosquitto's clients and our own.
 #![cfg(feature = "broker")]
 
+#[path = "broker/guarded.rs"]
+mod guarded;
 mod support;
 
 use std::io::{Read, Write};
@@ -170,6 +172,20 @@ fn the_will_of_a_client_that_dies_is_published() {
     let dying = mosquitto_sub(&broker, &will);
     dying.signal(Signal::SIGKILL);
     sub.out.wait_for("\ngone without a word\n");
+}
+
+#[test]
+fn a_reader_of_3_1_1_gets_what_came_with_properties_of_mqtt_5() {
+    let broker = broker();
+    let with = ["-V", "mqttv5", "-t", "p", "-m", "x", "-q", "1", "-r"];
+    let more = ["-D", "publish", "user-property", "k", "v", "-D", "publish", "content-type", "text/plain"];
+    run(&mut client(&broker, "mosquitto_pub", &[&with[..], &more].concat()), b"").with(0);
+    for (version, says) in [("mqttv311", "x"), ("mqttv5", "x k:v text/plain")] {
+        let format = if version == "mqttv5" { "%p %P %C" } else { "%p" };
+        let args = ["-V", version, "-t", "p", "-q", "1", "-C", "1", "-F", format];
+        let ended = run(&mut client(&broker, "mosquitto_sub", &args), b"").with(0);
+        assert_eq!(ended.text().trim(), says);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 mod fake_pi;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fake_pi::{CLR, FSEL, FakePi, SET, inside};
 use pinpost::hal::chardev::Chardev;
@@ -14,6 +14,7 @@ use serde_json::json;
 use support::gateway::{Home, Watch, publish};
 use support::mosquitto::Mosquitto;
 use support::program::run;
+use tokio::time::Instant;
 
 fn board() -> Chardev {
     Chardev::open(None).unwrap()

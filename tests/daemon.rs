@@ -2,6 +2,8 @@
 
 #[path = "daemon/asking.rs"]
 mod asking;
+#[path = "daemon/batches.rs"]
+mod batches;
 #[path = "daemon/camera.rs"]
 mod camera;
 #[path = "daemon/counters.rs"]
@@ -10,6 +12,8 @@ mod counters;
 mod fronts;
 #[path = "daemon/home_assistant.rs"]
 mod home_assistant;
+#[path = "daemon/homie.rs"]
+mod homie;
 #[path = "daemon/inputs.rs"]
 mod inputs;
 #[path = "daemon/kills.rs"]
@@ -38,6 +42,8 @@ mod sensors;
 mod serial;
 #[path = "daemon/sniff.rs"]
 mod sniff;
+#[path = "daemon/sparkplug.rs"]
+mod sparkplug;
 #[path = "daemon/storm.rs"]
 mod storm;
 mod support;

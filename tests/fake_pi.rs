@@ -3,12 +3,13 @@
 #[path = "support/fake_pi.rs"]
 mod fake_pi;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fake_pi::{CLR, FSEL, FakePi, SET, inside};
 use pinpost::hal::list::pin_users;
 use pinpost::hal::raspberry_pi::RaspberryPi;
 use pinpost::hal::{Board, Edge, EdgeReceiver, HalErrorKind, Level, Pull, Start, edges};
+use tokio::time::Instant;
 
 fn board() -> RaspberryPi {
     RaspberryPi::open().unwrap()

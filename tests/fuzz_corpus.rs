@@ -1,5 +1,5 @@
 //! The committed corpus of the fuzz targets, and mutations of it, through the very functions that are fuzzed. The fuzzer
-//! itself (`fuzz/`, cargo-fuzz) needs a nightly compiler; a finding of it is added to the corpus and stays fixed.
+//! itself is run by hand (`just fuzz`); a finding of it is added to the corpus and stays fixed.
 
 #[path = "../fuzz/targets.rs"]
 mod targets;

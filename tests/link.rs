@@ -28,3 +28,5 @@ mod several;
 mod transports;
 #[path = "support/websocket.rs"]
 mod websocket;
+#[path = "link/witness.rs"]
+mod witness;

@@ -49,6 +49,8 @@ fn fill(home: &Home, readings: u64) -> u64 {
             words: ("ON".into(), "OFF".into()),
             value: Value::Number(n as f64),
             quality: Quality::Good,
+            told: None,
+            batch: None,
         }));
         let stamp = Stamp { wall: clock.wall + now.as_millis() as i64, mono: now.as_millis() as u64, ..clock };
         queue.append(

@@ -87,6 +87,8 @@ fn record(n: u64) -> Record {
         words: Default::default(),
         value: Value::Number(20.0 + (n % 100) as f64 / 10.0),
         quality: Quality::Good,
+        told: None,
+        batch: None,
     }))
 }
 
@@ -117,7 +119,7 @@ impl Outbox for Drain {
             now: Now { wall: Wall(1_700_000_000_000), mono: Mono(now), synced: true },
         };
         let message = Record::decode(&out.body).unwrap().into_message(&sending);
-        Some(Outbound { token: out.token, message })
+        Some(Outbound { token: Some(out.token), message })
     }
     fn done(&self, token: u64) {
         self.queue.lock().done(token);
@@ -125,10 +127,10 @@ impl Outbox for Drain {
             self.ended.notify_one();
         }
     }
-    fn refused(&self, _: u64, refusal: Refusal) {
+    fn refused(&self, _: u64, refusal: Refusal) -> bool {
         panic!("{refusal:?}");
     }
-    fn link_up(&self) {
+    fn link_up(&self, _: u64) {
         self.queue.lock().link_up();
     }
     fn link_down(&self) {
@@ -189,6 +191,9 @@ async fn through_the_link(options: Options, n: u64, port: u16) -> f64 {
         in_flight: IN_FLIGHT,
         session_expiry: Duration::ZERO,
         will: None,
+        will_of: None,
+        beside: Vec::new(),
+        stay: false,
         hello: Vec::new(),
         subscriptions: Vec::new(),
         patience: Patience::default(),

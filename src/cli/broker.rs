@@ -16,12 +16,17 @@ Examples:
   pinpost broker --listen 0.0.0.0:1883       for the whole network, without any password
   pinpost broker --listen 127.0.0.1:0        on a free port, which it names
 
+  pinpost broker --hash-password             asks for a password, prints its hash for `broker: { users: … }`
+
 It keeps nothing on disk and asks for no password: for trying things out and for small trusted networks.
-For more, install mosquitto.")]
+Users, rights and TLS are for the broker of the file (`broker:`). For more, install mosquitto.")]
 pub struct BrokerArgs {
     /// Address to listen on: ADDRESS:PORT, ADDRESS or PORT
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1883", value_parser = address)]
     listen: SocketAddr,
+    /// Read a password from stdin and print what stands in its place in the file: `password_hash`
+    #[arg(long, conflicts_with = "listen")]
+    hash_password: bool,
 }
 
 /// An address as people write it.
@@ -47,9 +52,33 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     found.into_iter().next().ok_or_else(|| "that name has no address".into())
 }
 
+/// Hashes the first line of stdin.
+fn hash_password() -> Outcome {
+    use super::Failure;
+    use super::out::{ask, data};
+    use std::io::{BufRead, IsTerminal, Read};
+
+    if std::io::stdin().is_terminal() {
+        ask("password (it is shown as you type): ");
+    }
+    let mut line = Vec::new();
+    let mut input = std::io::stdin().lock().take(1024);
+    input.read_until(b'\n', &mut line).map_err(|e| Failure::failed(format!("cannot read the password: {e}")))?;
+    let password = line.strip_suffix(b"\n").unwrap_or(&line);
+    let password = password.strip_suffix(b"\r").unwrap_or(password);
+    if password.is_empty() {
+        return Err(Failure::failed("the password is empty"));
+    }
+    let hash = crate::link::guard::Hash::new(password).map_err(Failure::failed)?;
+    data(format!("{}\n", hash.written()).as_bytes())
+}
+
 /// Runs until Ctrl-C or SIGTERM.
 #[cfg(feature = "broker")]
 pub fn run(args: &BrokerArgs) -> Outcome {
+    if args.hash_password {
+        return hash_password();
+    }
     use super::out::say;
     use super::{Failure, block_on};
     use crate::{link::embedded, logging};
@@ -75,6 +104,9 @@ pub fn run(args: &BrokerArgs) -> Outcome {
 /// Says that this build has none.
 #[cfg(not(feature = "broker"))]
 pub fn run(args: &BrokerArgs) -> Outcome {
+    if args.hash_password {
+        return hash_password();
+    }
     let why = "this build of pinpost has no embedded broker (cargo feature `broker`)";
     Err(super::Failure::failed(format!("cannot listen on {}: {why}", args.listen)))
 }

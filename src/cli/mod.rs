@@ -18,6 +18,7 @@ mod safe_state;
 mod schema;
 mod serial;
 mod subscribe;
+mod test;
 mod view;
 
 pub mod out;
@@ -124,6 +125,8 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Drive the outputs of the last applied configuration to their safe state
     SafeState(safe_state::SafeStateArgs),
+    /// Play scenarios: what happens at which time, and what must come of it
+    Test(test::TestArgs),
     /// Show the latest pictures of a topic as a web page
     View(view::ViewArgs),
 }
@@ -144,6 +147,7 @@ impl Command {
             Command::Pins(args) => pins::run(args),
             Command::Queue(args) => queue::run(args),
             Command::SafeState(args) => safe_state::run(args),
+            Command::Test(args) => test::run(args),
             Command::View(args) => view::run(args),
         }
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use super::out::{ask, data, say, written};
 use super::{Failure, Outcome, file};
 use crate::config::scalar::Span;
-use crate::model::Wall;
+use crate::model::{Wall, rough};
 use crate::queue::{Inspector, Options, Overview, Which, purge_at_rest};
 use crate::runtime::control::{self, Caller};
 use crate::runtime::figures::{describe, figures_at_rest, purged_ranks};
@@ -203,17 +203,6 @@ fn text(figures: &Map<String, Json>) -> String {
 
 fn counted(n: u64, word: &str) -> String {
     format!("{n} {word}{}", if n == 1 { "" } else { "s" })
-}
-
-/// Two figures are enough.
-fn rough(time: Duration) -> String {
-    let s = time.as_secs();
-    match s {
-        0..=119 => format!("{s} s"),
-        120..=7199 => format!("{} min", s / 60),
-        7200..=172_799 => format!("{} h {} min", s / 3600, s / 60 % 60),
-        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
-    }
 }
 
 fn size(bytes: u64) -> String {

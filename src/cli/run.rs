@@ -65,6 +65,12 @@ async fn serve(mut house: House, plan: Plan) -> Outcome {
             _ = hangup.recv() => daemon = house.reload(daemon, None).await?,
             happened = daemon.happens() => match happened {
                 Happened::Reload(reply) => daemon = house.reload(daemon, Some(*reply)).await?,
+                Happened::Exit(why) => {
+                    log::info!("stopping: {why}");
+                    daemon.finish().await;
+                    log::info!("stopped");
+                    return Ok(());
+                }
                 Happened::Failed => {
                     daemon.abandon();
                     return Err(Failure { code: exit::INTERNAL, text: "a vital part has failed".into() });

@@ -24,8 +24,9 @@ pub enum Level {
 /// What pinpost will know and this version does not. Only consulted for words that the schema refuses, so a word that
 /// has been built may stand here without harm; it should go all the same.
 const LATER: &[(Level, &[&str])] = &[
-    (Level::File, &["sessions", "sparkplug", "homie", "web", "metrics"]),
+    (Level::File, &["web", "metrics"]),
     (Level::Section("mqtt"), &["will", "birth", "properties"]),
+    (Level::Section("broker"), &["persistence", "websockets", "bridge"]),
 ];
 
 /// Whether a later version knows `word` there.
@@ -102,6 +103,7 @@ pub fn wanted(leaves: &[&Value]) -> String {
             Some("size") => "a size with a unit (such as 64MiB)".to_owned(),
             Some("on-off") => "true or false".to_owned(),
             Some("pin") => "a pin (such as 17)".to_owned(),
+            Some("template") => "a template with {{ value }} in it".to_owned(),
             Some("usb-id") => "a USB id (such as 0403)".to_owned(),
             Some("name") => "a name".to_owned(),
             Some("topic") => "a topic".to_owned(),

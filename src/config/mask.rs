@@ -104,8 +104,9 @@ impl Masks {
                 // a device may be called `token`
                 let names = matches!(path.last(), Some(&("devices" | "ports" | "points" | "commands")));
                 for entry in entries {
-                    // `password:x` without a space is one key to YAML
-                    if !entry.key.contains(':') {
+                    // `password:x` without a space is one key to YAML; `password: #x` has its value in a comment
+                    let nothing = matches!(&entry.value.kind, Kind::Scalar(s) if s.is_null());
+                    if !entry.key.contains(':') && !nothing {
                         self.keys.insert((entry.place.line, entry.place.col));
                     }
                     let named = names && matches!(entry.value.kind, Kind::Map(_));
@@ -180,7 +181,9 @@ impl Masks {
     fn words_of(&mut self, line: &str) {
         let whole = line.trim();
         let key = whole.split_once(": ").map_or(whole, |(key, _)| key);
-        for text in [whole, whole.trim_end_matches(':'), key.trim_end_matches(':')] {
+        // `x:{` has no space, and is told with the name before the colon
+        let word = whole.split(':').next().unwrap_or_default();
+        for text in [whole, whole.trim_end_matches(':'), key.trim_end_matches(':'), word] {
             if text.len() >= 6 && self.values.len() < 100 && !self.values.iter().any(|v| v == text) {
                 self.values.push(text.to_owned());
             }
@@ -420,6 +423,7 @@ mod tests {
             ("urls: [mqtt://a:CANARY@pi, mqtt://b]", "urls: [mqtt://***@pi, mqtt://b]"),
             ("tokens: [CANARY1, CANARY2]", "tokens: [***, ***]"),
             ("a: 1 # password: CANARY", "a: 1 # password: ***"),
+            ("password: # CANARY", "password: ***"),
             ("a: {password:CANARY}", "a: {password:***"),
             ("mqtt: password CANARY", "mqtt: ***"),
             ("command: [x, '--token=CANARY', y]", "command: [x, ***, y]"),

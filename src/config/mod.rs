@@ -24,7 +24,8 @@ pub mod tree;
 mod value;
 mod walk;
 
-use schemars::{Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 
 use crate::model::{Place, Problem};
 pub use places::Places;
@@ -79,8 +80,48 @@ pub fn schema(words: &Vocabulary) -> serde_json::Value {
     schema::for_editors(words)
 }
 
+/// A file of another shape than the gateway's own, as far as it could be understood.
+#[derive(Debug)]
+pub struct LoadedAs<T> {
+    /// What is in it; `None` where anything is wrong.
+    pub value: Option<T>,
+    /// Everything found wrong.
+    pub problems: Vec<Problem>,
+    /// Where everything stands.
+    pub places: Places,
+    /// The text, for [`report`].
+    pub text: String,
+}
+
+/// Understands a file of another shape, by the shape's own schema. `env` reads the environment.
+pub fn load_as<T: JsonSchema + DeserializeOwned>(bytes: &[u8], env: env::Env) -> LoadedAs<T> {
+    let mut value = None;
+    let loaded = understand(bytes, env, &schema::plain_of::<T>(), |found, _, problems| {
+        match serde_path_to_error::deserialize(found) {
+            Ok(read) => value = Some(read),
+            Err(e) => problems.push(Problem::error(None, e.to_string())),
+        }
+    });
+    let Loaded { problems, places, text, .. } = loaded;
+    LoadedAs { value: value.filter(|_| problems.is_empty()), problems, places, text }
+}
+
 /// Understands a file. `env` reads the environment.
 pub fn load(bytes: &[u8], env: env::Env, words: &Vocabulary) -> Loaded {
+    let mut raw = None;
+    let loaded = understand(bytes, env, &schema::plain(words), |found, places, problems| {
+        raw = Some(deserialise(found, places, problems));
+    });
+    Loaded { raw: raw.unwrap_or_default(), ..loaded }
+}
+
+/// The way of a file up to the types, which `read` knows.
+fn understand(
+    bytes: &[u8],
+    env: env::Env,
+    schema: &serde_json::Value,
+    read: impl FnOnce(serde_yaml::Value, &mut Places, &mut Vec<Problem>),
+) -> Loaded {
     let mut loaded = Loaded::default();
     match source::decode(bytes) {
         Ok(text) => loaded.text = text,
@@ -94,12 +135,12 @@ pub fn load(bytes: &[u8], env: env::Env, words: &Vocabulary) -> Loaded {
     let lines: Vec<&str> = tree::lines(&loaded.text).collect();
     env::substitute(&mut root, env, &lines, &mut loaded.problems);
     alias::rename(&mut root, &mut loaded.problems);
-    let walked = walk::walk(&root, &schema::plain(words));
+    let walked = walk::walk(&root, schema);
     loaded.problems.extend(walked.problems);
     loaded.readable = walked.value.is_some();
     loaded.places = Places::new(root, walked.dropped);
     if let Some(value) = walked.value {
-        loaded.raw = deserialise(value, &mut loaded.places, &mut loaded.problems);
+        read(value, &mut loaded.places, &mut loaded.problems);
     }
     loaded.tidy()
 }
@@ -136,7 +177,7 @@ fn deserialise(mut value: serde_yaml::Value, places: &mut Places, problems: &mut
         let path: Vec<&str> = steps.iter().map(String::as_str).collect();
         problems.push(Problem::error(places.value(&path), error.inner().to_string()));
         let cut: Vec<String> = match path.as_slice() {
-            [list @ ("devices" | "ports" | "computed" | "rules" | "relays"), name, ..] => {
+            [list @ ("devices" | "ports" | "computed" | "rules" | "relays" | "sessions"), name, ..] => {
                 vec![(*list).into(), (*name).into()]
             }
             [section, ..] => vec![(*section).into()],

@@ -9,9 +9,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::flows::Relays;
+use super::flows::{Relays, Sessions};
 use super::logic::{Alarm, ComputedPoints, Rules};
-use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, UsbId};
+use super::scalar::{OnOff, Rate, Secret, Size, Span, SyncKey, TemplateText, UsbId};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -32,6 +32,10 @@ pub struct Raw {
     pub gpio: Gpio,
     /// What Home Assistant is told; only when it is wanted.
     pub homeassistant: Option<HomeAssistant>,
+    /// The Sparkplug B edge node that the gateway is; only when it is wanted.
+    pub sparkplug: Option<Sparkplug>,
+    /// The Homie device that the gateway is; only when it is wanted.
+    pub homie: Option<Homie>,
     /// What every point takes unless it says otherwise.
     pub defaults: Defaults,
     /// Byte streams by name: serial lines, TCP, a process's output.
@@ -49,6 +53,9 @@ pub struct Raw {
     /// Messages that are passed on, by name.
     #[schemars(extend("x-names" = "relay"))]
     pub relays: Relays,
+    /// Enrolments, by name: the end of a client or of a server.
+    #[schemars(extend("x-names" = "session"))]
+    pub sessions: Sessions,
 }
 
 /// Who this gateway is.
@@ -180,6 +187,34 @@ pub enum WhenFull {
 pub struct Broker {
     /// Address to listen on; default 127.0.0.1:1883.
     pub listen: Option<String>,
+    /// Its certificate and key; without them it speaks in the clear.
+    pub tls: Option<BrokerTls>,
+    /// Who may come in, by name; default: everybody, to everything.
+    pub users: Option<IndexMap<String, BrokerUser>>,
+}
+
+/// The embedded broker's certificate.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BrokerTls {
+    /// Its certificate chain in PEM.
+    pub cert_file: Option<String>,
+    /// Its key in PEM.
+    pub key_file: Option<String>,
+}
+
+/// A user of the embedded broker.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BrokerUser {
+    /// `$7$…`, as `pinpost broker --hash-password` or mosquitto_passwd makes it.
+    pub password_hash: Option<Secret>,
+    /// A file that holds the hash.
+    pub password_hash_file: Option<String>,
+    /// Topics to which it may publish, `+` and `#` allowed; default: all.
+    pub publish: Option<Vec<String>>,
+    /// Topics to which it may subscribe, `+` and `#` allowed; default: all.
+    pub subscribe: Option<Vec<String>>,
 }
 
 /// Who drives the pins.
@@ -251,6 +286,25 @@ pub struct HomeAssistant {
     pub status_topic: Option<String>,
 }
 
+/// The Sparkplug B edge node that the gateway is.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Sparkplug {
+    /// The group, as the host calls it.
+    pub group: String,
+    /// The edge node's name; default: `gateway.id`.
+    pub node: Option<String>,
+    /// The host that must listen; without it everything waits. Default: none.
+    pub primary_host: Option<String>,
+}
+
+/// The Homie device that the gateway is.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Homie {
+    /// The first level of its topics; default homie.
+    pub domain: Option<String>,
+}
+
 /// What every point takes unless it says otherwise.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -262,7 +316,7 @@ pub struct Defaults {
     pub retain: Option<OnOff>,
     /// What is kept while offline; default all.
     pub deliver: Option<Deliver>,
-    /// Default plain.
+    /// Default plain; also json, cbor, or a template.
     pub payload: Option<Payload>,
     /// Age after which a waiting reading is worth nothing.
     pub expiry: Option<Span>,
@@ -281,8 +335,7 @@ pub enum Deliver {
 }
 
 /// How a reading is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     /// The bare value.
     Plain,
@@ -290,6 +343,8 @@ pub enum Payload {
     Json,
     /// The same map in CBOR.
     Cbor,
+    /// A template of the user's own; still a text.
+    Template(String),
 }
 
 /// Importance of a point.
@@ -327,7 +382,7 @@ pub struct PointKeys {
     pub priority: Option<Priority>,
     /// Age after which a waiting reading is worth nothing.
     pub expiry: Option<Span>,
-    /// How it is written.
+    /// How it is written: plain, json, cbor, or a template.
     pub payload: Option<Payload>,
     /// Word for ON.
     pub payload_on: Option<String>,
@@ -351,6 +406,16 @@ pub enum OneOrMany {
     One(String),
     /// Several, in order.
     Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// How many.
+    pub fn count(&self) -> usize {
+        match self {
+            OneOrMany::One(_) => 1,
+            OneOrMany::Many(list) => list.len(),
+        }
+    }
 }
 
 /// A byte stream: exactly one of `path`, `usb`, `tcp`, `command`.
@@ -437,9 +502,23 @@ pub enum FlowControl {
 pub struct Device {
     /// One of the kinds.
     pub kind: String,
+    /// Several readings in one message.
+    #[serde(default)]
+    pub batch: Option<Batch>,
     /// All other keys, read by the kind.
     #[serde(flatten)]
     pub params: Params,
+}
+
+/// Several readings of a device in one message, a list of the maps of `payload: json`.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Batch {
+    /// How long the first reading waits for others; 100ms to 1h, default 10s.
+    pub every: Option<Span>,
+    /// With how many the message goes before that; 2 to 1000, default 100.
+    #[schemars(range(min = 2, max = 1000))]
+    pub max: Option<u16>,
 }
 
 /// Keys that a word of an open list reads by itself, once the schema has passed them.
@@ -539,6 +618,30 @@ impl JsonSchema for Protocol {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "enum": [5, "5", "3.1.1"] })
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "plain" => Ok(Payload::Plain),
+            "json" => Ok(Payload::Json),
+            "cbor" => Ok(Payload::Cbor),
+            text => match text.parse::<TemplateText>() {
+                Ok(TemplateText(text)) => Ok(Payload::Template(text)),
+                Err(_) => Err(D::Error::custom("write plain, json, cbor or a template with {{ value }} in it")),
+            },
+        }
+    }
+}
+
+impl JsonSchema for Payload {
+    fn schema_name() -> Cow<'static, str> {
+        "Payload".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let template = generator.subschema_for::<TemplateText>();
+        json_schema!({ "anyOf": [{ "enum": ["plain", "json", "cbor"] }, template] })
     }
 }
 

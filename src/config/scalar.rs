@@ -297,6 +297,23 @@ impl FromStr for Plain {
     }
 }
 
+/// A payload in which something is filled in; which names it may use is judged later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateText(pub String);
+
+impl FromStr for TemplateText {
+    type Err = String;
+    fn from_str(s: &str) -> Result<TemplateText, String> {
+        if s.contains("{{") || s.contains("{%") {
+            Ok(TemplateText(s.to_owned()))
+        } else {
+            Err(format!(
+                "`{s}` is neither plain, json, cbor nor a template; write {{{{ value }}}} where the value goes"
+            ))
+        }
+    }
+}
+
 /// Text that is never shown: `Debug` and `Display` print stars.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(String);
@@ -395,6 +412,7 @@ scalars! {
     SyncKey, "sync", "a time or `always`", "1s";
     Drive, "drive", "a number, off or on", "40";
     Plain, "plain", "a single value", "open";
+    TemplateText, "template", "a template", "{{ value }} °C";
     Secret, "secret", "a secret", "${MQTT_PASSWORD}";
 }
 

@@ -3,10 +3,12 @@
 //! Two forms of the same thing: [`plain`] for [`super::walk`], brought to few and simple shapes, and [`for_editors`],
 //! JSON Schema draft 2020-12, which accepts every file that `check` accepts.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::{Vocabulary, Word, alias, raw::Raw};
+use super::raw::{Batch, Raw};
+use super::{Vocabulary, Word, alias};
 
 /// Alternatives that one object may have; more are not told apart.
 const MAX_BRANCHES: usize = 64;
@@ -20,6 +22,7 @@ pub fn plain(words: &Vocabulary) -> Value {
     let kinds: Vec<(Word, Value)> = words.kinds.iter().map(|w| (*w, (w.schema)(&mut generator).to_value())).collect();
     let filters: Vec<(Word, Value)> =
         words.filters.iter().map(|w| (*w, (w.schema)(&mut generator).to_value())).collect();
+    let batch = generator.subschema_for::<Batch>().to_value();
     let mut root = generator.into_root_schema_for::<Raw>().to_value();
     let mut defs = take_map(&mut root, "$defs");
 
@@ -32,7 +35,8 @@ pub fn plain(words: &Vocabulary) -> Value {
             "properties": { "kind": { "type": "string", "const": word.name, "description": word.summary } },
             "required": ["kind"],
         });
-        defs.insert(name.clone(), merge(tag, follow(schema, &defs)));
+        let any = json!({ "properties": { "batch": batch } });
+        defs.insert(name.clone(), merge(merge(tag, follow(schema, &defs)), any));
         branches.push(json!({ "$ref": format!("#/$defs/{name}") }));
     }
     if branches.is_empty() {
@@ -61,6 +65,18 @@ pub fn plain(words: &Vocabulary) -> Value {
     if let Some(map) = plain.as_object_mut() {
         map.shift_remove("$schema");
         map.insert("title".into(), "pinpost configuration".into());
+        map.insert("$defs".into(), Value::Object(used(map, &simple)));
+    }
+    plain
+}
+
+/// The schema that the walker follows of another shape than the gateway's own file.
+pub fn plain_of<T: JsonSchema>() -> Value {
+    let mut root = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value();
+    let defs = take_map(&mut root, "$defs");
+    let mut plain = simplify(root, &defs);
+    let simple: Map<String, Value> = defs.iter().map(|(k, v)| (k.clone(), simplify(v.clone(), &defs))).collect();
+    if let Some(map) = plain.as_object_mut() {
         map.insert("$defs".into(), Value::Object(used(map, &simple)));
     }
     plain
@@ -354,6 +370,7 @@ fn widen(map: &mut Map<String, Value>) {
         "duration" => (json!(["string"]), r"\$\{|^\s*([0-9.]+\s*[a-zµ]+\s*)+$"),
         "rate" => (json!(["string"]), r"\$\{|^\s*(unlimited|[0-9.]+\s*/s)\s*$"),
         "sync" => (json!(["string"]), r"\$\{|^\s*(always|([0-9.]+\s*[a-zµ]+\s*)+)$"),
+        "template" => (json!(["string"]), r"\{\{|\{%|\$\{"),
         "size" => (json!(["string"]), r"\$\{|^\s*[0-9.]+\s*([kKMG]|[kKMG]?i?B)\s*$"),
         "on-off" => (
             json!(["boolean", "string"]),

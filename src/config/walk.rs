@@ -100,6 +100,7 @@ impl<'p> At<'p> {
             [] => Some(Level::File),
             ["queue"] => Some(Level::Section("queue")),
             ["mqtt"] => Some(Level::Section("mqtt")),
+            ["broker"] => Some(Level::Section("broker")),
             ["devices", _] => Some(Level::Device),
             ["devices", _, "points", _] => Some(Level::Point),
             _ => None,

@@ -10,13 +10,13 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
@@ -153,7 +153,7 @@ fn build(params: &Params, desk: &mut Desk) -> Option<Built> {
     rate.deliver = rate.deliver.or(total.deliver);
     rate.priority = rate.priority.or(total.priority);
     rate.expiry = rate.expiry.or(total.expiry);
-    rate.payload = rate.payload.or(total.payload);
+    rate.payload = rate.payload.or(total.payload.clone());
     if rate.unit.is_none() {
         rate.unit = total.unit.as_ref().map(|unit| format!("{unit}/{}", rate_unit.word()));
     }
@@ -443,7 +443,7 @@ impl Counter {
         let until = Instant::now() + PAUSE;
         loop {
             tokio::select! {
-                () = sleep_until(until.into()) => return true,
+                () = sleep_until(until) => return true,
                 order = cx.orders.recv() => match order {
                     Some(order) => self.obey(cx, run, order).await,
                     None => return false,
@@ -510,7 +510,7 @@ impl Driver for Counter {
                         (tally, pin) = self.take(cx, false)?;
                         run.calm = Some(Instant::now() + PAUSE);
                     }
-                    () = sleep_until(run.next.into()) => {
+                    () = sleep_until(run.next) => {
                         let now = Instant::now();
                         while run.next <= now {
                             run.next += self.every;
@@ -521,12 +521,12 @@ impl Driver for Counter {
                         cx.reading(0, self.total(run.pulses), Quality::Good, now).await;
                         cx.reading(1, Value::Number(rounded(rate)), Quality::Good, now).await;
                     }
-                    () = async { sleep_until(save.unwrap_or(run.next).into()).await }, if save.is_some() => {
+                    () = async { sleep_until(save.unwrap_or(run.next)).await }, if save.is_some() => {
                         run.save = None;
                         self.collect(cx, &tally, &mut run, Instant::now());
                         cx.remember(KEY, self.kept(run.pulses)).await;
                     }
-                    () = async { sleep_until(calm.unwrap_or(run.next).into()).await }, if calm.is_some() => {
+                    () = async { sleep_until(calm.unwrap_or(run.next)).await }, if calm.is_some() => {
                         run.calm = None;
                         input::flooding(cx, false, LIMIT);
                     }

@@ -7,11 +7,11 @@
 mod gesture;
 mod group;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
@@ -191,7 +191,7 @@ async fn pause(cx: &mut Context, time: Duration) -> bool {
     let until = Instant::now() + time;
     loop {
         tokio::select! {
-            () = sleep_until(until.into()) => return true,
+            () = sleep_until(until) => return true,
             order = cx.orders.recv() => match order {
                 Some(order) => cx.acted(order.ticket, Err("an input cannot be set".into())).await,
                 None => return false,
@@ -283,7 +283,7 @@ impl DigitalIn {
                     missed = false;
                     watch.debounce.level(self.logical(pin.read()?), Instant::now())
                 }
-                () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
+                () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                     let now = Instant::now();
                     match watch.debounce.candidate {
                         Some(c) if self.logical(pin.read()?) != c.on => {
@@ -301,11 +301,11 @@ impl DigitalIn {
                         }
                     }
                 }
-                () = async { sleep_until(gesture.unwrap_or_else(Instant::now).into()).await }, if gesture.is_some() => {
+                () = async { sleep_until(gesture.unwrap_or_else(Instant::now)).await }, if gesture.is_some() => {
                     DigitalIn::tell(cx, watch.gestures.expire(Instant::now())).await;
                     None
                 }
-                () = sleep_until(calm.into()), if flooding => {
+                () = sleep_until(calm), if flooding => {
                     input::flooding(cx, false, LIMIT);
                     None
                 }

@@ -3,7 +3,7 @@
 //! The pin is taken over with its first level already set. Every write is read back; the answer and the state are what
 //! the pin reads, not what was wished. What may be wished at all is decided by the engine (`engine/outputs.rs`).
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -6,13 +6,13 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
@@ -396,7 +396,7 @@ impl Driver for Encoder {
                             let until = Instant::now() + PAUSE;
                             loop {
                                 tokio::select! {
-                                    () = sleep_until(until.into()) => break,
+                                    () = sleep_until(until) => break,
                                     order = cx.orders.recv() => match order {
                                         Some(order) => self.obey(cx, &mut position, order).await,
                                         None => return Ok(()),
@@ -414,7 +414,7 @@ impl Driver for Encoder {
                         }
                         ripe = ripe.or_else(|| Some(Instant::now() + ORDER));
                     }
-                    () = async { sleep_until(ripe.unwrap_or(next).into()).await }, if ripe.is_some() => {
+                    () = async { sleep_until(ripe.unwrap_or(next)).await }, if ripe.is_some() => {
                         let old = Instant::now().checked_sub(ORDER).unwrap_or_else(Instant::now);
                         let mut edges = {
                             let mut inbox = taken.contacts.lock();
@@ -441,13 +441,13 @@ impl Driver for Encoder {
                         }
                         Counters::add(&cx.counters.illegal_moves, taken.quadrature.illegal - illegal);
                     }
-                    () = async { sleep_until(publish.unwrap_or(next).into()).await }, if publish.is_some() => {
+                    () = async { sleep_until(publish.unwrap_or(next)).await }, if publish.is_some() => {
                         published = position;
                         next = Instant::now() + PACE;
                         cx.reading(0, Value::Number(position), Quality::Good, moved_at).await;
                         self.keep(cx, position).await;
                     }
-                    () = async { sleep_until(calm.unwrap_or(next).into()).await }, if calm.is_some() => {
+                    () = async { sleep_until(calm.unwrap_or(next)).await }, if calm.is_some() => {
                         calm = None;
                         input::flooding(cx, false, LIMIT);
                     }

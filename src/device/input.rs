@@ -4,7 +4,9 @@
 //! until it is quiet: that costs the same whatever the pin does, and `bridge/health` says `flooding`.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -7,12 +7,12 @@
 mod registers;
 mod talk;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::config::Word;
@@ -542,7 +542,7 @@ impl Driver for Modbus {
                     heard = talk.member.next() => if let Heard::Lost(why) = heard {
                         return Err(DeviceError(why));
                     },
-                    () = sleep_until(due.into()) => {
+                    () = sleep_until(due) => {
                         let began = Instant::now();
                         match talk.read(&mut ranges, at, cx).await {
                             Ok(()) => {

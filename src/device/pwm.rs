@@ -3,11 +3,11 @@
 //! The point is the duty in percent, 0 to 100; 0 is off, everything else is on, and the limits of an output hold for
 //! it. What may be wished at all is decided by the engine. A fade is made here, in steps; an order ends it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::Word;
 use crate::config::raw::{Params, PointKeys};
@@ -260,7 +260,7 @@ impl Driver for Dimmer {
                             result.map(drop)
                         }
                     },
-                    () = sleep_until(step.into()), if fade.is_some() => {
+                    () = sleep_until(step), if fade.is_some() => {
                         let now = Instant::now();
                         let Some(on_its_way) = &fade else { continue };
                         let to = on_its_way.to;

@@ -4,11 +4,11 @@
 //! the reason, and asked more and more seldom until it answers. No read ever holds the rest of the daemon up.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::config::raw::PointKeys;
@@ -211,14 +211,14 @@ impl Asked {
 impl Driver for Asked {
     fn run<'a>(&'a self, cx: &'a mut Context) -> Task<'a, Result<(), DeviceError>> {
         Box::pin(async move {
-            let mut worker = Worker::new();
+            let mut worker = cx.machine.worker();
             let mut backoff = Backoff::new(self.every.min(SELDOM), self.every.max(SELDOM));
             let (mut next, mut offline, mut said) = (Instant::now(), None::<String>, None);
             loop {
                 let (machine, counters) = (cx.machine.clone(), cx.counters.clone());
                 let due = next;
                 let asked = async {
-                    sleep_until(due.into()).await;
+                    sleep_until(due).await;
                     self.ask(&machine, &mut worker, &counters).await
                 };
                 let mut asked = std::pin::pin!(asked);

@@ -13,12 +13,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::codec::{CheckKeys, DecodeKeys, DecodeType, FieldKeys, FieldType, FrameKeys, Joined, KeyError, Pipeline};
 use crate::config::Word;
@@ -324,7 +324,7 @@ impl Driver for Serial {
                         }
                         None => return Ok(()),
                     },
-                    () = sleep_until(wake.unwrap_or(now).into()), if wake.is_some() => {
+                    () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {
                         // what was heard in time counts, even if it is looked at only now
                         while let Some(heard) = member.heard_already() {
                             self.listen(heard, &mut out)?;

@@ -3,7 +3,9 @@
 //! Off means no pulses: the servo is limp and its angle unknown. So nothing moves before the first command, unless
 //! `initial` says so.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Deserialize;

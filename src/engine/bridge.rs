@@ -171,6 +171,11 @@ impl Bridge {
         }
     }
 
+    /// What `bridge/info` says.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
     /// The status of a device, where it is known.
     pub fn status_of(&self, device: DeviceId) -> Option<&DeviceStatus> {
         self.status.get(device.0 as usize)?.as_ref()

@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::config::scalar::Span;
 use crate::model::{
-    Action, Deliver, DeviceId, DeviceStatus, Incoming, Message, Mono, Now, Outcome, OutcomeKind, PointId, Priority,
-    Properties, Qos, Refusal, Takes, Ticket, Value, Wall,
+    Action, DeviceId, DeviceStatus, Incoming, Mono, Now, Outcome, OutcomeKind, PointId, Refusal, Takes, Ticket, Value,
+    Wall, rough,
 };
 use crate::wire::command::{self, Switch};
-use crate::wire::payload;
-use crate::wire::{Record, Route, Topics};
+use crate::wire::topics::REQUESTS;
+use crate::wire::{Route, Topics};
 
+use super::answers::About;
+use super::logic::By;
 use super::outputs::{self, Verdict};
 use super::seen::Seen;
-use super::{Effect, Engine, Outgoing, verbs};
+use super::{Effect, Engine, verbs};
 
 /// How long a device may take to act. What it has not begun by then it must not begin.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,8 +30,6 @@ const PARKED: usize = 64;
 const ALSO: usize = 8;
 /// How long a command holds that says when it was wished but not how long, where no `command_ttl` says so.
 const HOLDS: Duration = Duration::from_secs(30);
-/// How long an answer is worth sending.
-const ANSWER_HOLDS: Duration = Duration::from_secs(300);
 
 /// Where an answer goes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -45,26 +44,6 @@ pub struct Reply {
     pub transaction: Option<Json>,
     /// Who wished it, where it was nobody outside.
     pub by: Option<By>,
-}
-
-/// Who wishes something from within.
-#[derive(Debug, Clone, PartialEq)]
-pub struct By {
-    /// `rule NAME`, for the event.
-    pub sender: String,
-    /// The step, where it is a rule's.
-    pub step: Option<StepAt>,
-}
-
-/// A step of a rule.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepAt {
-    /// The rule, by its place.
-    pub rule: usize,
-    /// In which of its lists the step stands.
-    pub branch: super::rules::Branch,
-    /// The step, by its place.
-    pub step: usize,
 }
 
 /// A command that a device is carrying out.
@@ -151,20 +130,6 @@ struct Asked {
     came: Mono,
 }
 
-/// What an answer is about.
-struct About<'a> {
-    /// `None`: a request that found no device.
-    device: Option<DeviceId>,
-    verb: &'a str,
-    wished: Option<&'a Value>,
-}
-
-impl<'a> About<'a> {
-    fn verb(device: DeviceId, verb: &'a str) -> About<'a> {
-        About { device: Some(device), verb, wished: None }
-    }
-}
-
 impl Engine {
     /// A message came in.
     pub(super) fn incoming(&mut self, message: Incoming, now: &Now, fx: &mut Vec<Effect>) {
@@ -174,7 +139,8 @@ impl Engine {
             fx.push(Effect::Ack(message.ack));
             return;
         }
-        let Some(route) = self.topics.route(&message.topic).cloned() else {
+        let asked = || self.topics.asked(&message.topic).map(|verb| Route::Request(verb.to_owned()));
+        let Some(route) = self.topics.route(&message.topic).cloned().or_else(asked) else {
             // a subscription that an earlier configuration left at the broker
             fx.push(Effect::Ack(message.ack));
             return;
@@ -192,6 +158,9 @@ impl Engine {
                 fx.push(Effect::Ack(message.ack));
             }
             Route::HomeAssistant => self.home_assistant(&message, now, fx),
+            Route::Sparkplug(device) => self.spark_command(device, &message, now, fx),
+            Route::SparkplugHost => self.spark_host(&message, now, fx),
+            Route::Homie(device, target) => self.homie_set(device, target, &message, now, fx),
             Route::Request(verb) => self.request(&verb, &message, now, fx),
             Route::Device { device, point, verb } => {
                 let reply = self.reply_to(&message, Topics::result_of(&message.topic));
@@ -241,6 +210,15 @@ impl Engine {
                 self,
                 &reply,
                 "a retained request is old news; publish it without the retain flag".into(),
+                fx,
+            );
+        }
+        if !REQUESTS.contains(&verb) {
+            let known = REQUESTS.join(", ");
+            return refuse(
+                self,
+                &reply,
+                format!("there is no request `{}`; there are {known}", verb.chars().take(64).collect::<String>()),
                 fx,
             );
         }
@@ -315,6 +293,21 @@ impl Engine {
         self.command(asked, &Incoming::default(), now, fx);
     }
 
+    /// A wish of another dialect, judged with the age and flags of its message.
+    pub(super) fn wish_in(
+        &mut self,
+        sender: &str,
+        (device, point, verb): (DeviceId, Option<PointId>, &str),
+        wish: command::Wish,
+        message: &Incoming,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let by = By { sender: sender.to_owned(), step: None, session: None };
+        let reply = Reply { by: Some(by), ..Reply::default() };
+        self.command(Asked { device, point, verb: verb.to_owned(), wish, reply, came: now.mono }, message, now, fx);
+    }
+
     /// A wish that a relay takes from a message: judged with its age, as if it had come on the device's own topic.
     pub(super) fn wish_from(
         &mut self,
@@ -325,7 +318,7 @@ impl Engine {
         now: &Now,
         fx: &mut Vec<Effect>,
     ) {
-        let reply = Reply { by: Some(By { sender, step: None }), ..Reply::default() };
+        let reply = Reply { by: Some(By { sender, step: None, session: None }), ..Reply::default() };
         match command::parse(message) {
             Ok(wish) => {
                 let reply = Reply { id: wish.id.clone(), ..reply };
@@ -408,7 +401,7 @@ impl Engine {
                     fx.extend(self.commands.seen.remember(&key, Some(outcome.clone()), false));
                 }
                 self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
-                self.unheeded(&asked.reply, &asked.verb, &outcome, now);
+                self.came_of(&asked.reply, &asked.verb, &outcome, now, fx);
                 fx.push(Effect::Ack(message.ack));
             }
         }
@@ -441,7 +434,7 @@ impl Engine {
             }
             let holds = wish.ttl.or(limits.map(|l| l.command_ttl)).unwrap_or(HOLDS);
             if age(time, now) > holds {
-                let text = format!("it was wished {} ago and holds for {}", Span(age(time, now)), Span(holds));
+                let text = format!("it was wished {} ago and holds for {}", rough(age(time, now)), rough(holds));
                 return Some(Outcome::because(OutcomeKind::Expired, text));
             }
         } else if message.backlog && wish.ttl.is_some() && message.properties.expiry.is_none() {
@@ -550,7 +543,7 @@ impl Engine {
                 // without a time the ttl counts from when it came
                 Some(ttl) if asked.wish.time.is_none() && waited > ttl => {
                     let text =
-                        format!("it waited {} for the command before it and holds for {}", Span(waited), Span(ttl));
+                        format!("it waited {} for the command before it and holds for {}", rough(waited), rough(ttl));
                     let outcome = Outcome::because(OutcomeKind::Expired, text);
                     self.answer(About::verb(asked.device, &asked.verb), &asked.reply, &outcome, now, fx);
                     fx.push(Effect::Ack(message.ack));
@@ -601,60 +594,10 @@ impl Engine {
         for (reply, ack) in [(wished.reply, wished.ack)].into_iter().chain(wished.also) {
             let about = About { device: Some(device), verb: &wished.verb, wished: wished.value.as_ref() };
             self.answer(about, &reply, outcome, now, fx);
-            self.unheeded(&reply, &wished.verb, outcome, now);
+            self.came_of(&reply, &wished.verb, outcome, now, fx);
             fx.push(Effect::Ack(ack));
         }
     }
-
-    /// Answers a request that is about no device.
-    pub(super) fn answer_request(&self, verb: &str, reply: &Reply, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
-        self.answer(About { device: None, verb, wished: None }, reply, outcome, now, fx);
-    }
-
-    /// Answers the sender, and tells the others on `bridge/event`.
-    fn answer(&self, about: About, reply: &Reply, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
-        let mut map = payload::outcome(outcome, reply.id.as_ref(), now.wall);
-        if let Some(transaction) = &reply.transaction {
-            map.insert("transaction".into(), transaction.clone());
-        }
-        if let Some(device) = about.device {
-            let mut event = json!({ "event": "command", "device": self.device_name(device), "verb": about.verb });
-            if let Some(fields) = event.as_object_mut() {
-                if let Some(by) = &reply.by {
-                    fields.insert("by".into(), json!(by.sender));
-                }
-                if let Some(wished) = about.wished {
-                    fields.insert("wished".into(), payload::to_json(wished, "ON", "OFF"));
-                }
-                fields.extend(map.iter().filter(|(k, _)| *k != "time").map(|(k, v)| (k.clone(), v.clone())));
-            }
-            self.bridge.event(&self.topics, event, now, fx);
-        }
-        fx.extend(send_reply(reply, map, now.mono));
-    }
-}
-
-/// An answer on its way.
-pub fn send_reply(reply: &Reply, map: Map<String, Json>, now: Mono) -> Option<Effect> {
-    let topic = reply.topic.clone()?;
-    let properties = Properties {
-        correlation: reply.correlation.clone(),
-        content_type: Some("application/json".into()),
-        ..Properties::default()
-    };
-    let payload = Json::Object(map).to_string().into_bytes();
-    let message = Message { topic, payload, qos: Qos::AtLeastOnce, retain: false, properties };
-    Some(Effect::Send(Outgoing {
-        reading: false,
-        priority: Priority::Control,
-        lane: u64::MAX,
-        deliver: Deliver::All,
-        expires: Some(now.after(ANSWER_HOLDS)),
-        retain: false,
-        taken: None,
-        source: "answer".into(),
-        record: Record::Message(Box::new(message)),
-    }))
 }
 
 fn age(time: Wall, now: &Now) -> Duration {

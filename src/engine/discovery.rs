@@ -166,6 +166,8 @@ mod tests {
             priority: Default::default(),
             expiry: None,
             payload: Default::default(),
+            own_payload: false,
+            batch: None,
             payload_on: "ON".into(),
             payload_off: "OFF".into(),
             unit: None,

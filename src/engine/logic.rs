@@ -17,7 +17,7 @@ use crate::wire::topics::check_topic;
 use crate::wire::{Record, payload};
 
 use super::bridge::lane;
-use super::commands::{By, Reply, StepAt};
+use super::commands::Reply;
 use super::points::Alarm;
 use super::rules::{Branch, Rule, Step, Verdict, Watch, Worth};
 use super::{Effect, Engine, Outgoing};
@@ -39,6 +39,30 @@ pub struct Logic {
     pub requires: Vec<Requires>,
     /// Relays.
     pub relays: super::relays::Plan,
+    /// Sessions.
+    pub sessions: super::sessions::Plan,
+}
+
+/// Who wishes something from within.
+#[derive(Debug, Clone, PartialEq)]
+pub struct By {
+    /// `rule NAME`, for the event.
+    pub sender: String,
+    /// The step, where it is a rule's.
+    pub step: Option<StepAt>,
+    /// The command, where it is a session's.
+    pub session: Option<super::sessions::Asked>,
+}
+
+/// A step of a rule.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepAt {
+    /// The rule, by its place.
+    pub rule: usize,
+    /// In which of its lists the step stands.
+    pub branch: Branch,
+    /// The step, by its place.
+    pub step: usize,
 }
 
 /// What must hold while an output is on.
@@ -320,9 +344,15 @@ impl Engine {
         }
     }
 
+    /// A wish from within has come to its end.
+    pub(super) fn came_of(&mut self, reply: &Reply, verb: &str, outcome: &Outcome, now: &Now, fx: &mut Vec<Effect>) {
+        self.unheeded(reply, verb, outcome, now);
+        self.session_moved(reply, outcome, now, fx);
+    }
+
     /// A command was answered. A state that a rule wished and that was refused is wished again while the rule stands as
     /// it stood then: what `min_off` or an interlock forbids now they allow later.
-    pub(super) fn unheeded(&mut self, reply: &Reply, verb: &str, outcome: &Outcome, now: &Now) {
+    fn unheeded(&mut self, reply: &Reply, verb: &str, outcome: &Outcome, now: &Now) {
         use OutcomeKind::{Busy, Failed, Rejected, Timeout};
         let Some(by) = reply.by.as_ref().and_then(|by| by.step) else { return };
         if verb != "set" || !matches!(outcome.kind, Rejected | Busy | Failed | Timeout) || self.stopping {
@@ -399,7 +429,11 @@ impl Engine {
                 };
                 match filled {
                     Ok(value) => {
-                        let by = By { sender: format!("rule {name}"), step: Some(StepAt { rule, branch, step: at }) };
+                        let by = By {
+                            sender: format!("rule {name}"),
+                            step: Some(StepAt { rule, branch, step: at }),
+                            session: None,
+                        };
                         self.wish_by(by, *device, *point, verb, value, now, fx);
                     }
                     Err(blank) => self.rule_problem(name, &blank, now, fx),

@@ -4,12 +4,14 @@
 //! This file only asks each part in turn: [`points`] (filters, last values, readings to messages), [`outputs`] (what
 //! may move), [`commands`] (who may wish what, and the answers), [`bridge`] (what the gateway says of itself),
 //! [`logic`] (what it does by itself: computed points, alarms, [`rules`] and their [`schedule`]), [`relays`] (what it
-//! passes on).
+//! passes on), [`sessions`] (whom it enrols with, and whom it enrols).
 
+pub mod answers;
 pub mod bridge;
 pub mod commands;
 mod discovery;
 pub mod filters;
+mod homie;
 pub mod logic;
 pub mod outputs;
 pub mod points;
@@ -18,6 +20,8 @@ pub mod requests;
 pub mod rules;
 pub mod schedule;
 mod seen;
+pub mod sessions;
+pub mod sparkplug;
 mod verbs;
 
 use std::collections::BTreeMap;
@@ -25,9 +29,11 @@ use std::collections::BTreeMap;
 use crate::expr::Zone;
 use crate::model::{
     Action, Begin, Boot, Deliver, DeviceId, DeviceSpec, DeviceStatus, Frame, Incoming, Mono, Now, PointId, PointSpec,
-    Priority, Quality, Refusal, Setting, Stamp, Ticket, Value,
+    Priority, Qos, Quality, Refusal, Setting, Stamp, Ticket, Value,
 };
 use crate::wire::home_assistant::Settings;
+use crate::wire::homie::Settings as HomieSettings;
+use crate::wire::sparkplug as spb;
 use crate::wire::{Record, Topics, payload};
 
 use bridge::Bridge;
@@ -74,6 +80,8 @@ pub enum Event {
     Wake,
     /// Something to be said on `bridge/event`.
     Say(serde_json::Value),
+    /// How full the queue is, percent.
+    QueueFill(u8),
     /// The daemon stops in order: outputs take their `on_stop`, but not these, which the next one takes over at once.
     Stop(Vec<DeviceId>),
 }
@@ -104,6 +112,21 @@ pub enum Effect {
     Daemon(requests::Request, commands::Reply),
     /// For the log: an output was moved though nobody wished it now.
     Log(String),
+    /// A filter is to be listened to as well, from now on and at every connection.
+    Listen(String, Qos),
+    /// It need not be any more.
+    Hush(String),
+    /// The program is to end in order, with 0, when what is said has been heard: why.
+    Exit(String),
+    /// Something is said in Sparkplug, before all that waits.
+    Sparkplug(spb::Word),
+    /// This connection (from 1) is to be left in order, and another one made, at the next broker of the list.
+    Leave {
+        /// Which one.
+        connection: u64,
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// A message on its way to the queue.
@@ -145,6 +168,10 @@ pub struct Setup {
     pub info: bridge::Info,
     /// What Home Assistant is told, where it is.
     pub home_assistant: Option<Settings>,
+    /// The Sparkplug edge node, where it is one.
+    pub sparkplug: Option<spb::Settings>,
+    /// The Homie device, where it is one.
+    pub homie: Option<HomieSettings>,
     /// What runs before this one asked to have kept ([`Effect::Remember`]), by key.
     pub memory: BTreeMap<String, serde_json::Value>,
     /// This run of the machine, and where [`Mono`] began in it.
@@ -165,6 +192,9 @@ pub struct Engine {
     discovery: Discovery,
     reactions: Reactions,
     relays: relays::Relays,
+    sessions: sessions::Sessions,
+    node: sparkplug::Node,
+    homie: homie::Homie,
     up: bool,
     lost: Mono,
     /// After [`Event::Stop`] nothing is wished any more.
@@ -184,11 +214,16 @@ impl Engine {
             (&setup.devices, &setup.points),
             &setup.memory,
         );
-        let Logic { zone, alarms, payloads, computed, rules, requires, relays } = setup.logic;
+        let node = sparkplug::Node::new(setup.sparkplug, &setup.devices, &setup.memory);
+        let name = setup.info.name.clone().unwrap_or_else(|| setup.info.id.clone());
+        let homie = homie::Homie::new(setup.homie, name, (&setup.devices, &setup.points), &setup.memory);
+        let told = node.place(&setup.devices, &setup.points);
+        let Logic { zone, alarms, payloads, computed, rules, requires, relays, sessions } = setup.logic;
         let reactions = Reactions::new(computed, requires, rules, sources.len(), now.mono);
         let mut points = Points::new(setup.points, sources, setup.chains, zone.unwrap_or(Zone::UTC));
         alarms.into_iter().for_each(|(id, alarm)| points.set_alarm(id, alarm));
         payloads.into_iter().for_each(|(id, payload)| points.set_payload(id, payload));
+        told.into_iter().for_each(|(id, told)| points.set_told(id, told));
         Engine {
             names: setup.devices.iter().map(|d| (d.name.clone(), d.id)).collect(),
             outputs: Outputs::new(&setup.devices, &setup.memory, setup.boot, setup.abnormal, now),
@@ -197,6 +232,9 @@ impl Engine {
             points,
             reactions,
             relays: relays::Relays::new(relays),
+            sessions: sessions::Sessions::new(sessions),
+            node,
+            homie,
             commands: Commands::recall(&setup.memory),
             topics: setup.topics,
             devices: setup.devices,
@@ -221,7 +259,12 @@ impl Engine {
     /// Decides.
     pub fn handle(&mut self, event: Event, now: &Now, fx: &mut Vec<Effect>) {
         let start = fx.len();
+        let came = event == Event::LinkUp;
         self.decide_on(event, now, fx);
+        match came {
+            true => self.homie_introduce(fx),
+            false => self.homie_readings(start, fx),
+        }
         self.relay_readings(start, now, fx);
         for (device, text) in self.outputs.take_told() {
             let about = serde_json::json!({ "event": "limit", "device": self.device_name(device), "reason": text });
@@ -239,26 +282,37 @@ impl Engine {
             }
             Event::Device(device, status) => self.status(device, status, now, fx),
             Event::Acted(ticket, result) => self.acted(ticket, result, now, fx),
-            Event::Incoming(message) => self.incoming(message, now, fx),
+            Event::Incoming(message) => {
+                self.sessions_hear(&message, now, fx);
+                self.incoming(message, now, fx);
+            }
             Event::LinkUp => {
                 self.up = true;
                 self.outputs.broker(true, now.mono);
+                self.spark_up(now, fx);
                 self.introduce(now, fx);
                 self.points.announce(self.lost, now, fx);
+                self.sessions_broker(true, now, fx);
             }
             Event::LinkDown => {
                 if self.up {
                     self.lost = now.mono;
                 }
                 self.up = false;
+                self.spark_down();
                 self.bridge.broker_lost();
+                self.sessions_broker(false, now, fx);
                 self.outputs.broker(false, now.mono);
             }
             Event::SimLevel(pin, high) => self.bridge.sim_level(&self.topics, pin, high, fx),
-            Event::Gap(gap) => self.bridge.gap(&self.topics, &gap, now, fx),
+            Event::Gap(gap) => {
+                self.bridge.gap(&self.topics, &gap, now, fx);
+                self.spark_lost(gap.count, now, fx);
+            }
             Event::Problem(text) => self.bridge.problem(&self.topics, &text, now, fx),
             Event::Say(about) => self.bridge.event(&self.topics, about, now, fx),
             Event::Wake => self.wake(now, fx),
+            Event::QueueFill(percent) => self.homie_fill(percent, fx),
             Event::Stop(keep) => {
                 self.stopping = true;
                 let writes = self.outputs.stop(&keep, now);
@@ -278,6 +332,8 @@ impl Engine {
             self.outputs.next_wake(),
             self.commands.next_wake(),
             self.reactions.next_wake(),
+            self.sessions.next_wake(),
+            self.node.next_wake(),
             bridge,
         ]
         .into_iter()
@@ -295,6 +351,8 @@ impl Engine {
         let forced = self.outputs.due(now);
         self.force(forced, true, now, fx);
         self.overdue(now, fx);
+        self.sessions_due(now, fx);
+        self.spark_due(now, fx);
         if self.up {
             self.bridge.due(&self.topics, &self.devices, now, fx);
         }
@@ -341,7 +399,13 @@ impl Engine {
                 self.acted(ticket, Err(reason.clone().into()), now, fx);
             }
         }
+        let before = self.bridge.status_of(device).map(DeviceStatus::word);
+        let changed = before != Some(status.word());
         self.bridge.status(&self.topics, &self.devices, device, status, now, fx);
+        if changed {
+            self.spark_status(device, now, fx);
+            self.homie_state(device, fx);
+        }
     }
 
     /// Carries out writes that nobody wished, and says so.

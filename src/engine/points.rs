@@ -5,6 +5,9 @@ use crate::expr::{Expression, Lookup, Seen, Template, Zone};
 use crate::model::{
     Deliver, Frame, Mono, Now, PayloadFormat, PointId, PointSpec, Priority, Qos, Quality, Stamp, Value,
 };
+use crate::wire::payload::time_text;
+use crate::wire::record::Batched;
+use crate::wire::sparkplug::Told;
 use crate::wire::{ReadingRecord, Record};
 
 use super::bridge::lane;
@@ -53,6 +56,8 @@ struct Point {
     alarmed: bool,
     /// A payload of the user's own.
     payload: Option<Template>,
+    /// Its place in Sparkplug.
+    told: Option<Box<Told>>,
     /// The last value that was published.
     last: Option<(Value, Quality, Stamp)>,
     /// When the device last reported, whatever the filters did with it.
@@ -81,6 +86,7 @@ pub struct View<'a> {
     now: &'a Now,
     fields: &'a [(String, Value)],
     value: Option<&'a Value>,
+    words: &'a [(&'a str, &'a str)],
 }
 
 impl Lookup for View<'_> {
@@ -105,6 +111,9 @@ impl Lookup for View<'_> {
     fn field(&self, name: &str) -> Option<&Value> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value)
     }
+    fn word(&self, name: &str) -> Option<&str> {
+        self.words.iter().find(|(word, _)| *word == name).map(|(_, text)| *text)
+    }
     fn zone(&self) -> &Zone {
         &self.points.zone
     }
@@ -124,6 +133,7 @@ impl Points {
                 alarm: None,
                 alarmed: false,
                 payload: None,
+                told: None,
                 last: None,
                 heard: None,
                 spoke: None,
@@ -148,6 +158,21 @@ impl Points {
         }
     }
 
+    /// Gives a point its place in Sparkplug.
+    pub fn set_told(&mut self, id: PointId, told: Told) {
+        if let Some(point) = self.list.get_mut(id.0 as usize) {
+            point.told = Some(Box::new(told));
+        }
+    }
+
+    /// The last value of a point that was published, and whether it still holds.
+    pub fn last(&self, id: PointId) -> Option<(&Value, Quality, Stamp)> {
+        let point = self.list.get(id.0 as usize)?;
+        let (value, quality, taken) = point.last.as_ref()?;
+        let quality = if point.holds == Holds::Yes { *quality } else { Quality::Stale };
+        Some((value, quality, *taken))
+    }
+
     /// The point of an id.
     pub fn spec(&self, id: PointId) -> Option<&PointSpec> {
         self.list.get(id.0 as usize).map(|p| &p.spec)
@@ -160,7 +185,7 @@ impl Points {
 
     /// What expressions see at this moment.
     pub fn view<'a>(&'a self, now: &'a Now) -> View<'a> {
-        View { points: self, now, fields: &[], value: None }
+        View { points: self, now, fields: &[], value: None, words: &[] }
     }
 
     /// Takes the points of which expressions may see something new into `into`.
@@ -198,7 +223,7 @@ impl Points {
             Quality::Good if point.chain.is_empty() => Some(value),
             Quality::Good => {
                 let mut chain = std::mem::take(&mut point.chain);
-                let view = View { points: self, now, fields: frame.fields(), value: None };
+                let view = View { points: self, now, fields: frame.fields(), value: None, words: &[] };
                 let passed = chain.apply(value, &At { now: now.mono, lookup: &view });
                 if let Some(point) = self.list.get_mut(id.0 as usize) {
                     point.chain = chain;
@@ -224,6 +249,12 @@ impl Points {
         let (value, quality, taken) = point.last.clone()?;
         let taken = point.holds(now).unwrap_or(taken);
         self.publish(id, value.clone(), quality, taken, now.mono, &Frame::default(), now, fx);
+        // whoever asked waits for it
+        if let Some(Effect::Send(Outgoing { record: Record::Reading(reading), .. })) = fx.last_mut()
+            && let Some(batch) = &mut reading.batch
+        {
+            batch.urgent = true;
+        }
         Some(value)
     }
 
@@ -305,16 +336,25 @@ impl Points {
         fx: &mut Vec<Effect>,
     ) {
         let Some(point) = self.list.get(id.0 as usize) else { return };
-        let view = View { points: self, now, fields: frame.fields(), value: Some(&value) };
+        let view = View { points: self, now, fields: frame.fields(), value: Some(&value), words: &[] };
         // no decision: the alarm stays as it was
         let alarmed = match &point.alarm {
             Some(alarm) if quality == Quality::Good => alarm.when.decide(&view).unwrap_or(point.alarmed),
             _ => point.alarmed,
         };
-        let written = match &point.payload {
-            Some(template) if quality == Quality::Good => Some(template.render(&view)),
-            _ => None,
-        };
+        let written = point.payload.as_ref().map(|template| {
+            let spec = &point.spec;
+            let payload = match &value {
+                Value::Bool(true) => spec.payload_on.clone(),
+                Value::Bool(false) => spec.payload_off.clone(),
+                Value::Bytes(_) => String::new(),
+                other => other.to_string(),
+            };
+            let time = time_text(taken.resolve(now).0);
+            let words =
+                [("payload", &*payload), ("topic", &spec.topic), ("quality", quality.as_str()), ("time", &time)];
+            template.render(&View { words: &words, ..view })
+        });
         let Some(point) = self.list.get_mut(id.0 as usize) else { return };
         if self.changed.last() != Some(&id) && point.last.as_ref().is_none_or(|(v, q, _)| (v, *q) != (&value, quality))
         {
@@ -331,9 +371,15 @@ impl Points {
             (Some((last, q, t)), Value::Number(n)) => (*last, *q, *t) = (Value::Number(*n), quality, taken),
             (last, _) => *last = Some((value.clone(), quality, taken)),
         }
+        let mut told = point.told.clone();
         let (value, format) = match written {
             None => (value, point.spec.payload),
-            Some(Ok(text)) => (Value::Text(text), PayloadFormat::Plain),
+            Some(Ok(text)) => {
+                if let Some(told) = &mut told {
+                    told.value = Some(value);
+                }
+                (Value::Text(text), PayloadFormat::Plain)
+            }
             Some(Err(blank)) => {
                 let why = blank.say(|other| self.source(other).to_owned());
                 self.unwritten.push((id, why));
@@ -349,6 +395,10 @@ impl Points {
             Value::Bool(_) => (spec.payload_on.clone(), spec.payload_off.clone()),
             _ => Default::default(),
         };
+        let batch = spec.batch.as_ref().map(|batch| {
+            let (topic, point) = (batch.topic.clone(), spec.name.clone());
+            Box::new(Batched { topic, point, every: batch.every, max: batch.max, urgent: priority == Priority::Alarm })
+        });
         let record = Record::Reading(Box::new(ReadingRecord {
             topic: spec.topic.clone(),
             qos,
@@ -357,6 +407,8 @@ impl Points {
             words,
             value,
             quality,
+            told,
+            batch,
         }));
         fx.push(Effect::Send(Outgoing {
             reading: true,

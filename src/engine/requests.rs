@@ -53,6 +53,7 @@ impl Engine {
             }
             "rediscover" => {
                 self.introduce(now, fx);
+                self.homie_introduce(fx);
                 self.repeat_states(now, fx);
                 self.answer_request(verb, reply, &Outcome::done(None), now, fx);
                 return Ok(true);

@@ -3,7 +3,7 @@
 //!
 //! Events: `at 5s` (the clock goes on, and whoever wants to be woken is), `up`, `down`, `online DEVICE`,
 //! `offline DEVICE WHY`, `silent DEVICE WHY`, `read POINT VALUE`, `acted N VALUE|-|failed (KIND) WHY`, `in TOPIC (FLAGS) PAYLOAD`, `sim PIN LEVEL`,
-//! `gap FROM TO COUNT REASON`, `problem TEXT`, `unset` (the system's clock counts as not set), `clock TIME` (it is set; it hangs in Central Europe), `stop`; `#` is a remark.
+//! `gap FROM TO COUNT REASON`, `problem TEXT`, `fill PERCENT` (of the queue), `unset` (the system's clock counts as not set), `clock TIME` (it is set; it hangs in Central Europe), `stop`; `#` is a remark.
 //! Messages that come in are acknowledged by their order: the first is 1. A time is shown only where it is not now.
 //!
 //! `WRITE_HISTORIES=1 cargo test --lib engine` writes what comes of the events into the files: read the difference

@@ -240,6 +240,11 @@ impl Template {
         &self.0.uses.points
     }
 
+    /// Whether it reads `fields.<name>`.
+    pub fn uses_fields(&self) -> bool {
+        self.0.uses.fields
+    }
+
     /// Whether nothing is to be filled in.
     pub fn is_plain(&self) -> bool {
         self.0.parts.iter().all(|p| matches!(p, eval::Part::Raw(_)))

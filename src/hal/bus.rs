@@ -17,14 +17,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use self::turns::Turns;
 pub use self::turns::{Turn, Urgency};
+use super::port::sim::SimPort;
 use super::port::{self, PortKind, PortSpec, Stream};
 use crate::backoff::Backoff;
 
@@ -104,6 +105,7 @@ pub struct Task {
     state: watch::Sender<State>,
     turns: Arc<Turns>,
     members: Vec<Listener>,
+    sim: Option<SimPort>,
 }
 
 /// A member as the task knows it.
@@ -119,7 +121,8 @@ pub fn bus(spec: PortSpec) -> (Bus, Task) {
     let (door, asks) = mpsc::channel(64);
     let (tell, state) = watch::channel(State::New);
     let turns = Arc::<Turns>::default();
-    let task = Task { spec: spec.clone(), door: asks, state: tell, turns: turns.clone(), members: Vec::new() };
+    let task =
+        Task { spec: spec.clone(), door: asks, state: tell, turns: turns.clone(), members: Vec::new(), sim: None };
     (Bus(Arc::new(Shared { spec, door, state, turns, ids: AtomicU64::new(1) })), task)
 }
 
@@ -231,7 +234,7 @@ impl Member {
         loop {
             let heard = tokio::select! {
                 heard = self.next() => heard,
-                () = sleep_until(until.unwrap_or_else(Instant::now).into()), if until.is_some() => {
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     return Err(AskError::Silent(answer.unwrap_or_default()));
                 }
             };
@@ -267,6 +270,16 @@ enum Did {
 }
 
 impl Task {
+    /// The port's name in the file.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Nothing is opened from now on: the other end is simulated.
+    pub fn simulate(&mut self, port: SimPort) {
+        self.sim = Some(port);
+    }
+
     /// Runs until no device holds the port any more. After a panic it may be run again.
     pub async fn run(&mut self) {
         if *self.state.borrow() != State::New {
@@ -277,7 +290,12 @@ impl Task {
         let mut backoff = Backoff::new(FIRST, LONGEST);
         loop {
             let opened = {
-                let mut opening = std::pin::pin!(port::open(&self.spec));
+                let mut opening = std::pin::pin!(async {
+                    match &self.sim {
+                        Some(sim) => port::open_simulated(sim),
+                        None => port::open(&self.spec).await,
+                    }
+                });
                 loop {
                     tokio::select! {
                         opened = &mut opening => break opened,
@@ -302,7 +320,13 @@ impl Task {
             };
             self.state.send_replace(State::Closed(why.clone()));
             self.lose(&why);
-            let mut wait = std::pin::pin!(port::wait_for(&self.spec, backoff.failed()));
+            let longest = backoff.failed();
+            let mut wait = std::pin::pin!(async {
+                match &self.sim {
+                    Some(sim) => drop(tokio::time::timeout(longest, sim.back()).await),
+                    None => port::wait_for(&self.spec, longest).await,
+                }
+            });
             loop {
                 tokio::select! {
                     () = &mut wait => break,
@@ -367,7 +391,7 @@ impl Task {
                         self.tell(w.member, Heard::Written(out));
                     },
                 },
-                () = sleep_until(begin.unwrap_or_else(soon).into()), if begin.is_some() => {
+                () = sleep_until(begin.unwrap_or_else(soon)), if begin.is_some() => {
                     if let Some(Request { member, bytes, quiet, .. }) = requests.pop_front() {
                         let quiet = heard_at.is_none_or(|at| at.elapsed() >= quiet);
                         self.tell(member, Heard::Begun { quiet });
@@ -375,7 +399,7 @@ impl Task {
                         writing = Some(Writing { member, bytes, at: 0, until: Instant::now() + WRITE_PATIENCE });
                     }
                 }
-                () = sleep_until(give_up.unwrap_or_else(soon).into()), if give_up.is_some() => {
+                () = sleep_until(give_up.unwrap_or_else(soon)), if give_up.is_some() => {
                     if let Some(w) = writing.take() {
                         let why = match w.at {
                             0 => "the port did not take it in time".to_owned(),

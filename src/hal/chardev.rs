@@ -10,7 +10,8 @@
 //! - The kernel debounces contacts. It tells a change when it has held, so what it says is dated back; and a storm that
 //!   it keeps back nobody sees but in its count of interrupts, so that is looked at now and then.
 //! - The chip is looked for anew for every pin that is taken. When it vanishes, its edges end and its outputs fail;
-//!   the pins can be taken again as soon as it is back.
+//!   the pins can be taken again as soon as it is back. Kernels before 6.7 wake nobody who waits for a line of a chip
+//!   that vanishes, but its node goes from `/dev`, and that does.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -20,12 +21,15 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use gpiocdev::line::{Bias, Direction, EdgeDetection, EdgeEvent, EdgeKind, Value};
 use gpiocdev::request::Config;
 use gpiocdev::{Chip, Request};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::time::{ClockId, clock_gettime};
 
 use super::raspberry_pi::{missed, moment};
@@ -242,7 +246,8 @@ impl EdgeThread {
         bell.set_nonblocking(true)?;
         ear.set_nonblocking(true)?;
         let (orders, inbox) = mpsc::channel();
-        let waiter = Waiter { inbox, ear, armed: Vec::new(), look: None };
+        let nodes = watch_nodes().inspect_err(|e| log::debug!("/dev cannot be watched: {e}")).ok();
+        let waiter = Waiter { inbox, ear, nodes, armed: Vec::new(), look: None };
         let thread = std::thread::Builder::new().name("edges".into()).spawn(move || waiter.run())?;
         Ok(EdgeThread { orders: Mutex::new(Some(orders)), bell, thread: Some(thread) })
     }
@@ -296,6 +301,8 @@ struct Armed {
 struct Waiter {
     inbox: Receiver<Order>,
     ear: UnixStream,
+    /// Woken by the end of a node in `/dev`.
+    nodes: Option<Inotify>,
     armed: Vec<Armed>,
     /// The last look at the interrupts, while the kernel debounces a line.
     look: Option<Instant>,
@@ -324,6 +331,7 @@ impl Waiter {
         let ready: Vec<bool> = {
             let watched = self.armed.iter().filter(|a| a.edges.is_some());
             let mut fds = vec![PollFd::new(self.ear.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.nodes.iter().map(|nodes| PollFd::new(nodes.as_fd(), PollFlags::POLLIN)));
             fds.extend(watched.map(|a| PollFd::new(a.request.as_fd(), PollFlags::POLLIN)));
             if poll(&mut fds, next).is_err() {
                 // called out of its wait; nothing else can go wrong with descriptors that are open
@@ -334,6 +342,12 @@ impl Waiter {
         let mut ready = ready.into_iter();
         if ready.next() == Some(true) {
             while self.ear.read(&mut [0; 64]).is_ok_and(|n| n == 64) {}
+        }
+        if let Some(nodes) = &self.nodes
+            && ready.next() == Some(true)
+        {
+            // which node it was does not matter: the next wait tells of a line whose chip is gone
+            while nodes.read_events().is_ok() {}
         }
         for (armed, ready) in self.armed.iter_mut().filter(|a| a.edges.is_some()).zip(ready) {
             if ready && let Err(e) = armed.take() {
@@ -369,6 +383,13 @@ impl Waiter {
         }
         PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX)
     }
+}
+
+/// Tells of nodes that go from `/dev`.
+fn watch_nodes() -> nix::Result<Inotify> {
+    let nodes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    nodes.add_watch("/dev", AddWatchFlags::IN_DELETE)?;
+    Ok(nodes)
 }
 
 /// The name under which a debounced line is requested, so that its interrupts can be told from others.

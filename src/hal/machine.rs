@@ -25,12 +25,13 @@ const ENTRIES: usize = 4096;
 pub struct Machine {
     root: PathBuf,
     simulated: bool,
+    prompt: bool,
 }
 
 impl Machine {
     /// With its files below `root`.
     pub fn at(root: impl Into<PathBuf>) -> Machine {
-        Machine { root: root.into(), simulated: false }
+        Machine { root: root.into(), simulated: false, prompt: false }
     }
 
     /// This machine, or the one that [`ROOT`] names.
@@ -42,6 +43,18 @@ impl Machine {
     #[must_use]
     pub fn simulate(self) -> Machine {
         Machine { simulated: true, ..self }
+    }
+
+    /// The same files, which answer at once: they are read in place ([`Machine::worker`]), where the runtime's time is
+    /// held and no thread may be waited for.
+    #[must_use]
+    pub fn prompt(self) -> Machine {
+        Machine { prompt: true, ..self }
+    }
+
+    /// Who reads them.
+    pub fn worker(&self) -> Worker {
+        Worker { prompt: self.prompt, ..Worker::default() }
     }
 
     /// Whether chips at its buses are simulated.
@@ -115,6 +128,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Worker {
     jobs: Option<mpsc::Sender<Job>>,
     busy: Arc<AtomicBool>,
+    prompt: bool,
 }
 
 impl Worker {
@@ -129,6 +143,9 @@ impl Worker {
         patience: Duration,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, HalError> {
+        if self.prompt {
+            return Ok(call());
+        }
         if self.busy.swap(true, Ordering::SeqCst) {
             return Err(HalError::new(HalErrorKind::Busy, "the kernel has still not answered the read before"));
         }

@@ -24,9 +24,10 @@ pub mod soft_pwm;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 /// A pin's physical level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 mod command;
 pub mod pty;
 pub mod rs485;
+pub mod sim;
 mod tcp;
 mod tty;
 mod wait;
@@ -26,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(super) use self::tty::forbidden;
 pub use self::wait::wait_for;
-use super::HalError;
+use super::{HalError, HalErrorKind};
 use crate::config::raw::{FlowControl, Parity};
 use crate::config::scalar::UsbId;
 
@@ -149,6 +150,14 @@ pub async fn open(spec: &PortSpec) -> Result<Stream, HalError> {
     Ok(Stream { inner, ended: None })
 }
 
+/// Opens a simulated port.
+pub fn open_simulated(port: &sim::SimPort) -> Result<Stream, HalError> {
+    match port.open() {
+        Some(stream) => Ok(Stream { inner: Inner::Simulated(stream), ended: None }),
+        None => Err(HalError::new(HalErrorKind::NotFound, "the simulated port is unplugged")),
+    }
+}
+
 /// An open port. Once it has ended, every read gives 0 bytes at once.
 ///
 /// `flush` does not wait until a serial line has sent everything: that call blocks the thread, for ever if the other
@@ -164,6 +173,7 @@ enum Inner {
     Serial(tty::Tty),
     Tcp(tokio::net::TcpStream),
     Command(command::Running),
+    Simulated(sim::SimStream),
 }
 
 impl Stream {
@@ -205,6 +215,9 @@ impl AsyncRead for Stream {
                 (std::task::ready!(Pin::new(tcp).poll_read(cx, buf)), "the server closed the connection".to_owned())
             }
             Inner::Command(running) => std::task::ready!(running.poll_read(cx, buf)),
+            Inner::Simulated(sim) => {
+                (std::task::ready!(Pin::new(sim).poll_read(cx, buf)), "the device is gone".to_owned())
+            }
         };
         match result {
             Ok(()) if buf.filled().len() > before => Poll::Ready(Ok(())),
@@ -227,6 +240,7 @@ impl AsyncWrite for Stream {
             Inner::Serial(tty) => Pin::new(tty).poll_write(cx, bytes),
             Inner::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Inner::Command(running) => running.poll_write(cx, bytes),
+            Inner::Simulated(sim) => Pin::new(sim).poll_write(cx, bytes),
         }
     }
 
@@ -235,6 +249,7 @@ impl AsyncWrite for Stream {
             Inner::Serial(_) => Poll::Ready(Ok(())),
             Inner::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             Inner::Command(running) => running.poll_flush(cx),
+            Inner::Simulated(sim) => Pin::new(sim).poll_flush(cx),
         }
     }
 
@@ -243,6 +258,7 @@ impl AsyncWrite for Stream {
             Inner::Serial(_) => Poll::Ready(Ok(())),
             Inner::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Inner::Command(running) => running.poll_shutdown(cx),
+            Inner::Simulated(sim) => Pin::new(sim).poll_shutdown(cx),
         }
     }
 }

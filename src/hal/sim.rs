@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::sync::{Notify, futures::Notified};
+use tokio::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -40,6 +43,7 @@ struct Shared {
     pins: Mutex<BTreeMap<u8, Pin>>,
     watcher: Mutex<Option<Watcher>>,
     trace: Mutex<Option<File>>,
+    changed: Notify,
 }
 
 impl Shared {
@@ -52,6 +56,7 @@ impl Shared {
             // one write, so that a line is whole whatever happens to the process
             let _ = trace.write_all(format!("{} {pin} {high}\n", now.as_nanos()).as_bytes());
         }
+        self.changed.notify_waiters();
         if let Some(watch) = &*self.watcher.lock().unwrap_or_else(|e| e.into_inner()) {
             watch(pin, high);
         }
@@ -108,6 +113,18 @@ impl SimBoard {
             edges.push(Edge { level, at: Instant::now() });
         }
         Ok(())
+    }
+
+    /// Until an output's level is told after this call.
+    pub fn changed(&self) -> Notified<'_> {
+        self.shared.changed.notified()
+    }
+
+    /// The share of the time at which an output held now is at the high level: 1 and 0 where it holds still.
+    pub fn share(&self, pin: u8) -> Option<f64> {
+        let pins = self.shared.pins();
+        let pin = pins.get(&pin).filter(|p| p.held == Some(true))?;
+        Some(pin.duty.unwrap_or_else(|| share(pin.level())))
     }
 
     /// Every output held now, with its level.

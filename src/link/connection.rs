@@ -14,7 +14,7 @@ use super::retry::Retry;
 use super::session::{Opening, RECEIVE_MAXIMUM, Report, Session};
 use super::tls::client_config;
 use super::url::BrokerUrl;
-use super::{LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop};
+use super::{Ear, LinkConfig, LinkEvent, LinkHandle, Outbox, Protocol, Stop, Subscription};
 use crate::backoff::Backoff;
 use crate::model::Qos;
 
@@ -33,8 +33,15 @@ pub struct Link {
     pub(super) outbox: Arc<dyn Outbox>,
     events: mpsc::Sender<LinkEvent>,
     pub(super) acks: mpsc::UnboundedReceiver<u64>,
+    pub(super) ears: mpsc::UnboundedReceiver<Ear>,
+    /// What the ears have asked for.
+    pub(super) extra: Vec<Subscription>,
+    /// Connections that are to be left, and why.
+    pub(super) leave: mpsc::UnboundedReceiver<(u64, String)>,
     pub(super) stop: watch::Receiver<Option<Stop>>,
     connections: u64,
+    /// Connections that a broker has let in.
+    pub(super) welcomes: u64,
     max_incoming: u32,
     pub(super) poison: Poison,
     /// Between two looks at the first broker.
@@ -47,6 +54,8 @@ impl Link {
     /// A link that is not running yet, and the handle to it.
     pub fn new(config: LinkConfig, outbox: Arc<dyn Outbox>, events: mpsc::Sender<LinkEvent>) -> (Link, LinkHandle) {
         let (acks_in, acks) = mpsc::unbounded_channel();
+        let (ears_in, ears) = mpsc::unbounded_channel();
+        let (leave_in, leave) = mpsc::unbounded_channel();
         let (stop_in, stop) = watch::channel(None);
         let look_every = config.patience.preferred;
         let link = Link {
@@ -55,13 +64,17 @@ impl Link {
             outbox,
             events,
             acks,
+            ears,
+            extra: Vec::new(),
+            leave,
             stop,
             connections: 0,
+            welcomes: 0,
             max_incoming: MAX_INCOMING,
             poison: Poison::default(),
             pending: VecDeque::new(),
         };
-        (link, LinkHandle { acks: acks_in, stop: Arc::new(stop_in) })
+        (link, LinkHandle { acks: acks_in, ears: ears_in, leave: leave_in, stop: Arc::new(stop_in) })
     }
 
     /// Keeps the connection until [`LinkHandle::stop`].
@@ -101,7 +114,7 @@ impl Link {
     }
 
     /// Ready when the owner wants the link to end; never, when nobody can ask for it any more.
-    async fn asked_to_stop(&mut self) {
+    pub(super) async fn asked_to_stop(&mut self) {
         if self.stop.wait_for(|s| s.is_some()).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -122,14 +135,27 @@ impl Link {
 
     /// One connection from the first byte to the last. `None`: stopped in order.
     async fn connection(&mut self, at: usize, url: &BrokerUrl) -> Option<(Ended, Option<Duration>)> {
+        let witnesses = match self.witnesses(url).await {
+            Ok(witnesses) => witnesses?,
+            Err(ended) => return Some((ended, None)),
+        };
         let mut life = match self.open(url) {
             Ok(life) => life,
             Err(ended) => return Some((ended, None)),
         };
-        if at > 0 {
+        life.witnesses = witnesses;
+        if at > 0 && !self.config.stay {
             life.preferred = Some(Preferred::new(self.look_every));
         }
         let end = self.live(&mut life).await;
+        // an orderly end is one for the wills too
+        if end.is_ok() {
+            life.witnesses.leave().await;
+        }
+        let end = match life.left.take() {
+            Some(why) => end.and(Err(Ended::new(Cause::Left, why))),
+            None => end,
+        };
         // What was answered before the end is done; only then the rest is given up.
         while let Ok(report) = life.session.reports.try_recv() {
             if let Report::Heard(batch) = report {
@@ -174,7 +200,7 @@ impl Link {
         .ok()
     }
 
-    fn opening(&self, url: &BrokerUrl) -> Result<Opening, Ended> {
+    pub(super) fn opening(&self, url: &BrokerUrl) -> Result<Opening, Ended> {
         let tls = match url.scheme.tls() {
             true => Some(client_config(&self.config.tls).map_err(|e| Ended::new(Cause::Unreachable, e))?),
             false => None,
@@ -191,7 +217,10 @@ impl Link {
             proxy: config.proxy.clone(),
             keep_alive: keep_alive(config),
             session_expiry: config.session_expiry,
-            will: config.will.clone(),
+            will: match &config.will_of {
+                Some(will_of) => Some(will_of(self.welcomes + 1)),
+                None => config.will.clone(),
+            },
             span: window * 2,
             channel: usize::from(window) + 2 * usize::from(RECEIVE_MAXIMUM),
             max_incoming: self.max_incoming,

@@ -2,32 +2,45 @@
 //!
 //! It promises: [`start`] returns when clients can connect, or says why not; dropping [`Embedded`] closes the address
 //! and every connection. It is meant for the demo and for small sites. Its limits, which are rumqttd's: nothing
-//! survives its end; there is no authentication; a subscriber that falls [`SEGMENTS`] × [`SEGMENT_SIZE`] bytes behind
+//! survives its end; a subscriber that falls [`SEGMENTS`] × [`SEGMENT_SIZE`] bytes behind
 //! on one topic filter loses the oldest messages silently; a resumed session gets no retained messages again; an
 //! empty payload deletes a retained message even without the retain flag; memory of a topic filter that was once
 //! subscribed is not given back.
 //!
-//! rumqttd listens for one protocol version a port and takes no keep-alive of 0. So it listens on two ports of the
-//! loopback interface, and a front on the public address reads the head of each CONNECT (MQTT 3.1.1 and 5, sections
-//! 3.1.2 and 3.1.3), hands the connection to the right port, and puts right what rumqttd does not bear: it writes the
-//! longest keep-alive where the client wrote 0, and `_` for `+ $ # /` in a client id. (A second connection under an
-//! id that rumqttd refuses would end the broker for everyone: it panics while it holds a lock.)
+//! rumqttd asks nobody who he is, closes without a word where it does, and knows no rights. So the front does that:
+//! TLS ends in it, and where there are users ([`Users`]) it reads every packet of a connection, lets in whom it knows,
+//! and holds back what a user may not say or hear (`gate`). Ids of clients are then each user's own, so that nobody
+//! takes another's session.
+//!
+//! rumqttd listens for one protocol version a port, and its 3.1.1 panics at the first message with properties of MQTT 5.
+//! So it listens for MQTT 5 on a port of the loopback interface, and a front on the public address reads each CONNECT,
+//! brings who speaks 3.1.1 to MQTT 5 and back (`gate`), and puts right what rumqttd does not bear: it writes the longest
+//! keep-alive where the client wrote 0, and `_` for `+ $ # /` in a client id. (A second connection under an id that
+//! rumqttd refuses would end the broker for everyone: it panics while it holds a lock.)
 
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
-use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
-use rumqttd::protocol::{Protocol, v4::V4, v5::V5};
+use rumqttd::protocol::v5::V5;
 use rumqttd::{ConnectionSettings, LinkType, Router, RouterConfig, Server, ServerSettings};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+
+use super::guard::{Broker, User, Users};
+use super::tls::server_config;
+use gate::{Gate, Up};
+use packet::{Connect, Packets};
+
+mod gate;
+mod packet;
 
 /// Clients at a time.
 pub const MAX_CLIENTS: usize = 256;
@@ -41,13 +54,34 @@ pub const SEGMENTS: usize = 8;
 const MAX_PACKET: usize = MAX_PAYLOAD + 128 * 1024;
 /// How long a client may take for its CONNECT.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Passwords that are looked at, at a time: each costs a core tens of milliseconds.
+const VERIFYING: usize = 2;
+/// A client that is not let in hears so after this time, so that trying out passwords takes long.
+const REFUSAL: Duration = Duration::from_secs(1);
+/// Answers of the gate that a client has not taken yet.
+const ANSWERS: usize = 64;
 /// How long the other half of a connection may take to end after the first.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// What TLS is spoken with now.
+type Certificate = Arc<RwLock<Option<Acceptor>>>;
+
+/// rustls's own word for it says more than anybody wants to read.
+#[derive(Clone)]
+struct Acceptor(TlsAcceptor);
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acceptor")
+    }
+}
 
 /// A running broker; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Embedded {
     addr: SocketAddr,
+    broker: Broker,
+    certificate: Certificate,
     stop: Option<oneshot::Sender<()>>,
     ended: Option<oneshot::Receiver<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -68,7 +102,19 @@ impl Embedded {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("mqtt://{addr}")
+        format!("{}://{addr}", if self.broker.tls.is_some() { "mqtts" } else { "mqtt" })
+    }
+
+    /// Whether it is what is wanted; its certificate is then read anew, for those who come from now on.
+    pub fn serves(&self, wanted: &Broker) -> bool {
+        let same = *wanted == Broker { listen: self.addr, ..self.broker.clone() };
+        if same {
+            match acceptor(wanted) {
+                Ok(new) => *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = new,
+                Err(e) => log::warn!("the embedded broker keeps its old certificate: {e}"),
+            }
+        }
+        same
     }
 
     /// Waits until it ends by itself, which only a fault of its own makes it do.
@@ -91,8 +137,20 @@ impl Drop for Embedded {
     }
 }
 
-/// Starts the broker on this address (port 0: any free one). Errors name the address and what is wrong with it.
+fn acceptor(broker: &Broker) -> Result<Option<Acceptor>, String> {
+    let Some((cert, key)) = &broker.tls else { return Ok(None) };
+    Ok(Some(Acceptor(TlsAcceptor::from(server_config(cert, key)?))))
+}
+
+/// Starts an open broker on this address (port 0: any free one). Errors name the address and what is wrong with it.
 pub fn start(listen: SocketAddr) -> Result<Embedded, String> {
+    start_with(Broker::open(listen))
+}
+
+/// Starts a broker. Errors name what is wrong: the address, or a file.
+pub fn start_with(broker: Broker) -> Result<Embedded, String> {
+    let listen = broker.listen;
+    let certificate: Certificate = Arc::new(RwLock::new(acceptor(&broker)?));
     let listener = bind(listen).map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => format!("{listen} is taken by another program (another broker?)"),
         io::ErrorKind::AddrNotAvailable => format!("{listen} is not an address of this machine"),
@@ -103,15 +161,19 @@ pub fn start(listen: SocketAddr) -> Result<Embedded, String> {
     let (stop, stopped) = oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (ending, ended) = oneshot::channel();
+    let door =
+        Door { users: broker.users.clone(), certificate: certificate.clone(), verifying: Semaphore::new(VERIFYING) };
     let thread = thread::Builder::new()
         .name("broker".into())
         .spawn(move || {
-            run(listener, stopped, ready);
+            run(listener, door, stopped, ready);
             drop(ending);
         })
         .map_err(|e| format!("cannot start the broker: {e}"))?;
     match is_ready.recv() {
-        Ok(Ok(())) => Ok(Embedded { addr, stop: Some(stop), ended: Some(ended), thread: Some(thread) }),
+        Ok(Ok(())) => {
+            Ok(Embedded { addr, broker, certificate, stop: Some(stop), ended: Some(ended), thread: Some(thread) })
+        }
         Ok(Err(e)) => Err(format!("cannot start the broker: {e}")),
         Err(_) => Err("cannot start the broker: its thread ended".into()),
     }
@@ -124,7 +186,12 @@ fn bind(listen: SocketAddr) -> io::Result<StdListener> {
     Ok(listener)
 }
 
-fn run(listener: StdListener, stopped: oneshot::Receiver<()>, ready: std::sync::mpsc::Sender<Result<(), String>>) {
+fn run(
+    listener: StdListener,
+    door: Door,
+    stopped: oneshot::Receiver<()>,
+    ready: std::sync::mpsc::Sender<Result<(), String>>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -133,13 +200,12 @@ fn run(listener: StdListener, stopped: oneshot::Receiver<()>, ready: std::sync::
         }
     };
     runtime.block_on(async {
-        match serve(listener).await {
-            Ok((v4, v5, front)) => {
+        match serve(listener, door).await {
+            Ok((inner, front)) => {
                 let _ = ready.send(Ok(()));
                 tokio::select! {
                     _ = stopped => {}
-                    () = v4 => log::error!("the embedded broker's MQTT 3.1.1 side has ended"),
-                    () = v5 => log::error!("the embedded broker's MQTT 5 side has ended"),
+                    () = inner => log::error!("the embedded broker has ended"),
                     () = front => {}
                 }
             }
@@ -154,7 +220,7 @@ fn run(listener: StdListener, stopped: oneshot::Receiver<()>, ready: std::sync::
 
 type Running = Pin<Box<dyn Future<Output = ()>>>;
 
-async fn serve(listener: StdListener) -> Result<(Running, Running, Running), String> {
+async fn serve(listener: StdListener, door: Door) -> Result<(Running, Running), String> {
     let listener = TcpListener::from_std(listener).map_err(|e| e.to_string())?;
     let router = Router::new(
         0,
@@ -170,16 +236,13 @@ async fn serve(listener: StdListener) -> Result<(Running, Running, Running), Str
         },
     )
     .spawn();
-    let (v4, v4_addr) = inner(|settings| Server::new(settings, router.clone(), V4)).await?;
-    let (v5, v5_addr) = inner(|settings| Server::new(settings, router.clone(), V5)).await?;
-    let front = Box::pin(front(listener, v4_addr, v5_addr));
-    Ok((v4, v5, front))
+    let (inner, addr) = inner(|settings| Server::new(settings, router.clone(), V5)).await?;
+    let front = Box::pin(front(listener, Arc::new(door), addr));
+    Ok((inner, front))
 }
 
 /// One listener of rumqttd on a free port of the loopback interface. It is listening when this returns.
-async fn inner<P: Protocol + Clone + Send + 'static>(
-    server: impl Fn(ServerSettings) -> Server<P>,
-) -> Result<(Running, SocketAddr), String> {
+async fn inner(server: impl Fn(ServerSettings) -> Server<V5>) -> Result<(Running, SocketAddr), String> {
     // rumqttd binds by itself, so a port is found first and may be lost again to another program.
     for _ in 0..10 {
         let addr = StdListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -217,14 +280,22 @@ fn settings(listen: SocketAddr) -> ServerSettings {
     }
 }
 
-async fn front(listener: TcpListener, v4: SocketAddr, v5: SocketAddr) {
+/// Who is let in.
+struct Door {
+    users: Option<Arc<Users>>,
+    certificate: Certificate,
+    verifying: Semaphore,
+}
+
+async fn front(listener: TcpListener, door: Arc<Door>, inner: SocketAddr) {
     let room = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((client, from)) => {
+                let door = door.clone();
                 tokio::spawn(async move {
-                    if let Err(e) = pass(client, v4, v5).await {
+                    if let Err(e) = door.pass(client, inner).await {
                         log::debug!("embedded broker: {from}: {e}");
                     }
                     drop(permit);
@@ -239,38 +310,174 @@ async fn front(listener: TcpListener, v4: SocketAddr, v5: SocketAddr) {
     }
 }
 
-async fn pass(mut client: TcpStream, v4: SocketAddr, v5: SocketAddr) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    let (head, level) = match tokio::time::timeout(CONNECT_TIMEOUT, read_head(&mut client)).await {
-        Ok(Ok(head)) => head,
-        Ok(Err(e)) => return Err(e),
-        Err(_) => return Err(io::Error::other("no CONNECT in time")),
-    };
-    let to = match level {
-        4 => v4,
-        5 => v5,
-        3 => {
-            // CONNACK, "unacceptable protocol version".
-            client.write_all(&[0x20, 2, 0, 1]).await?;
-            return Err(io::Error::other("MQTT 3.1 is not spoken here, only 3.1.1 and 5"));
+impl Door {
+    async fn pass(&self, client: TcpStream, inner: SocketAddr) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        let tls = self.certificate.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match tls {
+            None => self.admit(client, inner).await,
+            Some(Acceptor(tls)) => {
+                let client = in_time("TLS handshake", tls.accept(client)).await?;
+                self.admit(client, inner).await
+            }
         }
-        _ => {
-            // CONNACK of MQTT 5, "unsupported protocol version", no properties.
-            client.write_all(&[0x20, 3, 0, 0x84, 0]).await?;
-            return Err(io::Error::other(format!("MQTT level {level} is not spoken here")));
+    }
+
+    async fn admit(&self, client: impl AsyncRead + AsyncWrite, inner: SocketAddr) -> io::Result<()> {
+        let (mut read, mut write) = tokio::io::split(client);
+        let mut packets = Packets::new(MAX_PACKET);
+        let first = in_time("CONNECT", async {
+            loop {
+                if let Some(packet) = packets.pop()? {
+                    return Ok(packet);
+                }
+                if !packets.fill(&mut read).await? {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        })
+        .await?;
+        let connect = Connect::of(&first)?;
+        let (user, refusal) = match connect.level {
+            3 => (None, Some(Refusal::OLD)),
+            4 | 5 => match self.known(&connect).await {
+                Ok(user) => (user, None),
+                Err(refusal) => {
+                    tokio::time::sleep(REFUSAL).await;
+                    (None, Some(refusal))
+                }
+            },
+            _ => (None, Some(Refusal::NEW)),
+        };
+        if let Some(refusal) = refusal {
+            let answer = match connect.level {
+                3 | 4 => vec![0x20, 2, 0, refusal.v4],
+                _ => vec![0x20, 3, 0, refusal.v5, 0],
+            };
+            write.write_all(&answer).await?;
+            write.shutdown().await?;
+            return Err(io::Error::other(refusal.text));
         }
-    };
-    let mut broker = TcpStream::connect(to).await?;
-    broker.set_nodelay(true)?;
-    broker.write_all(&head).await?;
-    let (mut client_read, mut client_write) = client.split();
+        let mut broker = TcpStream::connect(inner).await?;
+        broker.set_nodelay(true)?;
+        broker.write_all(&connect.for_broker(user.as_ref().and(connect.user))).await?;
+        if connect.level == 5 && user.is_none() {
+            broker.write_all(&packets.rest()).await?;
+            return straight(read, write, broker).await;
+        }
+        let gate = Mutex::new(Gate::new(connect.level == 5, user));
+        guarded(gate, packets, read, write, broker).await
+    }
+
+    /// The user who is to be let in; `None` where there are no users.
+    async fn known(&self, connect: &Connect<'_>) -> Result<Option<Arc<User>>, Refusal> {
+        let Some(users) = &self.users else { return Ok(None) };
+        let Some(name) = connect.user else { return Err(Refusal::NOBODY) };
+        let (users, typed) = (users.clone(), (name.to_owned(), connect.password.unwrap_or_default().to_vec()));
+        let user = {
+            let _turn = self.verifying.acquire().await;
+            // a panic in there lets nobody in
+            tokio::task::spawn_blocking(move || users.login(&typed.0, &typed.1)).await.unwrap_or_default()
+        };
+        let user = user.ok_or(Refusal::STRANGER)?;
+        match connect.will {
+            Some(topic) if !user.may_publish(topic) => Err(Refusal::WILL),
+            _ => Ok(Some(user)),
+        }
+    }
+}
+
+/// Why a client is not let in.
+struct Refusal {
+    v4: u8,
+    v5: u8,
+    text: &'static str,
+}
+
+impl Refusal {
+    const OLD: Refusal = Refusal { v4: 1, v5: 0x84, text: "MQTT 3.1 is not spoken here, only 3.1.1 and 5" };
+    const NEW: Refusal = Refusal { v4: 1, v5: 0x84, text: "an MQTT that is not spoken here, only 3.1.1 and 5" };
+    const NOBODY: Refusal = Refusal { v4: 5, v5: 0x87, text: "it does not say who it is" };
+    const STRANGER: Refusal = Refusal { v4: 4, v5: 0x86, text: "bad user name or password" };
+    const WILL: Refusal = Refusal { v4: 5, v5: 0x87, text: "its user may not publish where its will goes" };
+}
+
+/// A client that may do everything, in rumqttd's own language.
+async fn straight<S: AsyncRead + AsyncWrite>(
+    mut read: ReadHalf<S>,
+    mut write: WriteHalf<S>,
+    mut broker: TcpStream,
+) -> io::Result<()> {
     let (mut broker_read, mut broker_write) = broker.split();
     let up = async {
-        let copied = tokio::io::copy(&mut client_read, &mut broker_write).await;
+        let copied = tokio::io::copy(&mut read, &mut broker_write).await;
         let _ = broker_write.shutdown().await;
         copied.map(drop)
     };
-    let down = async { tokio::io::copy(&mut broker_read, &mut client_write).await.map(drop) };
+    let down = async {
+        let copied = tokio::io::copy(&mut broker_read, &mut write).await;
+        let _ = write.shutdown().await;
+        copied.map(drop)
+    };
+    both(up, down).await
+}
+
+/// A client whose packets pass the gate.
+async fn guarded<S: AsyncRead + AsyncWrite>(
+    gate: Mutex<Gate>,
+    mut packets: Packets,
+    mut read: ReadHalf<S>,
+    mut write: WriteHalf<S>,
+    mut broker: TcpStream,
+) -> io::Result<()> {
+    let gate = || gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut broker_read, mut broker_write) = broker.split();
+    let (answers, mut answered) = mpsc::channel::<Vec<u8>>(ANSWERS);
+    let up = async {
+        loop {
+            let mut through = Vec::new();
+            while let Some(packet) = packets.pop()? {
+                let verdict = gate().up(&packet)?;
+                match verdict {
+                    Up::Pass => through.extend_from_slice(&packet),
+                    Up::Instead(packet) => through.extend_from_slice(&packet),
+                    Up::Answer(answer) => drop(answers.send(answer).await),
+                    Up::Nothing => {}
+                }
+            }
+            broker_write.write_all(&through).await?;
+            if !packets.fill(&mut read).await? {
+                return broker_write.shutdown().await;
+            }
+        }
+    };
+    let down = async {
+        // rumqttd writes nothing larger than what it took
+        let mut packets = Packets::new(2 * MAX_PACKET);
+        loop {
+            let mut through = Vec::new();
+            while let Some(packet) = packets.pop()? {
+                let packet = gate().down(packet)?;
+                packet.iter().for_each(|packet| through.extend_from_slice(packet));
+            }
+            while let Ok(answer) = answered.try_recv() {
+                through.extend_from_slice(&answer);
+            }
+            write.write_all(&through).await?;
+            write.flush().await?;
+            tokio::select! {
+                more = packets.fill(&mut broker_read) => if !more? {
+                    return write.shutdown().await;
+                },
+                Some(answer) = answered.recv() => write.write_all(&answer).await?,
+            }
+        }
+    };
+    both(up, down).await
+}
+
+/// Both ways of a connection, until either ends it.
+async fn both(up: impl Future<Output = io::Result<()>>, down: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     tokio::pin!(up, down);
     tokio::select! {
         // The broker has ended it: nothing that the client still says matters.
@@ -282,141 +489,9 @@ async fn pass(mut client: TcpStream, v4: SocketAddr, v5: SocketAddr) -> io::Resu
     }
 }
 
-/// The first bytes of a connection, up to and with the client id, put right; and the protocol level in them.
-async fn read_head(client: &mut TcpStream) -> io::Result<(Vec<u8>, u8)> {
-    let mut bytes = Vec::with_capacity(64);
-    loop {
-        match Head::of(&bytes) {
-            Head::Needs(more) => {
-                let old = bytes.len();
-                if old + more > MAX_PACKET {
-                    return Err(io::Error::other("a CONNECT larger than any packet may be"));
-                }
-                bytes.resize(old + more, 0);
-                client.read_exact(bytes.get_mut(old..).unwrap_or_default()).await?;
-            }
-            Head::Bad => return Err(io::Error::other("not an MQTT CONNECT")),
-            Head::Whole { level, keep_alive, id } => {
-                if let Some(keep_alive) = bytes.get_mut(keep_alive)
-                    && keep_alive == [0, 0]
-                {
-                    keep_alive.copy_from_slice(&u16::MAX.to_be_bytes());
-                }
-                for byte in bytes.get_mut(id).into_iter().flatten() {
-                    if b"+$#/".contains(byte) {
-                        *byte = b'_';
-                    }
-                }
-                return Ok((bytes, level));
-            }
-        }
-    }
-}
-
-/// What the bytes so far say.
-#[derive(Debug, PartialEq, Eq)]
-enum Head {
-    /// So many further bytes, at least; never more than the CONNECT has.
-    Needs(usize),
-    Bad,
-    Whole {
-        level: u8,
-        keep_alive: Range<usize>,
-        id: Range<usize>,
-    },
-}
-
-impl Head {
-    fn of(bytes: &[u8]) -> Head {
-        Head::parse(bytes).unwrap_or_else(|head| head)
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Head, Head> {
-        let upto = |end: usize| match bytes.len() {
-            have if have < end => Err(Head::Needs(end - have)),
-            _ => Ok(end),
-        };
-        let number = |at: usize| {
-            usize::from(bytes.get(at).copied().unwrap_or(0)) << 8 | usize::from(bytes.get(at + 1).copied().unwrap_or(0))
-        };
-        if bytes.first().is_some_and(|b| *b != 0x10) {
-            return Err(Head::Bad);
-        }
-        let (_, at) = varint(bytes, 1)?;
-        let name_at = upto(at + 2)?;
-        let name: &[u8] = match number(at) {
-            4 => b"MQTT",
-            6 => b"MQIsdp",
-            _ => return Err(Head::Bad),
-        };
-        let level_at = name_at + name.len();
-        let keep_alive_at = level_at + 2;
-        let after = upto(keep_alive_at + 2)?;
-        if bytes.get(name_at..level_at) != Some(name) {
-            return Err(Head::Bad);
-        }
-        let level = bytes.get(level_at).copied().unwrap_or(0);
-        let keep_alive = keep_alive_at..after;
-        let id_at = match level {
-            5 => {
-                let (length, at) = varint(bytes, after)?;
-                upto(at + length + 2)?
-            }
-            4 => upto(after + 2)?,
-            // Refused anyway; its further bytes need not be understood.
-            _ => return Ok(Head::Whole { level, keep_alive, id: after..after }),
-        };
-        let id = id_at..upto(id_at + number(id_at - 2))?;
-        Ok(Head::Whole { level, keep_alive, id })
-    }
-}
-
-/// A variable byte integer (MQTT 5, section 1.5.5) and where it ends.
-fn varint(bytes: &[u8], at: usize) -> Result<(usize, usize), Head> {
-    let mut value = 0;
-    for i in 0..4 {
-        let Some(byte) = bytes.get(at + i) else { return Err(Head::Needs(at + i + 1 - bytes.len())) };
-        value |= usize::from(byte & 0x7f) << (7 * i);
-        if byte & 0x80 == 0 {
-            return Ok((value, at + i + 1));
-        }
-    }
-    Err(Head::Bad)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const V5: [u8; 19] = [0x10, 0x8a, 0x01, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 1, 0xff, 0, 2, b'a', b'/'];
-
-    #[test]
-    fn the_head_is_found_however_the_bytes_come() {
-        let v4 = [0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 2, b'a', b'b'];
-        for connect in [&V5[..], &v4[..]] {
-            for n in 0..connect.len() {
-                match Head::of(&connect[..n]) {
-                    Head::Needs(more) => assert!(more >= 1 && n + more <= connect.len(), "{n} bytes want {more}"),
-                    other => panic!("{n} bytes: {other:?}"),
-                }
-            }
-        }
-        assert_eq!(Head::of(&V5), Head::Whole { level: 5, keep_alive: 11..13, id: 17..19 });
-        assert_eq!(Head::of(&v4), Head::Whole { level: 4, keep_alive: 10..12, id: 14..16 });
-        let old = [0x10, 20, 0, 6, b'M', b'Q', b'I', b's', b'd', b'p', 3, 2, 0, 60];
-        assert_eq!(Head::of(&old), Head::Whole { level: 3, keep_alive: 12..14, id: 14..14 });
-    }
-
-    #[test]
-    fn what_is_no_connect_is_refused() {
-        for bad in [
-            &b"GET / HTTP/1.1"[..],
-            &[0x16, 3, 1, 2, 0],
-            &[0x10, 0xff, 0xff, 0xff, 0xff, 1],
-            &[0x10, 10, 0, 5, b'M', b'Q', b'T', b'T', b'X'],
-            &[0x10, 12, 0, 4, b'A', b'Q', b'T', b'T', 4, 2, 0, 60],
-        ] {
-            assert_eq!(Head::of(bad), Head::Bad, "{bad:?}");
-        }
+async fn in_time<T>(what: &str, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, doing).await {
+        Ok(done) => done,
+        Err(_) => Err(io::Error::other(format!("no {what} in time"))),
     }
 }

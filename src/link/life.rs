@@ -14,7 +14,8 @@ use super::reason::{Cause, Ended, Verdict, clean, code_text, verdict};
 use super::session::{Greeting, Heard, Report, Session};
 use super::url::BrokerUrl;
 use super::window::Window;
-use super::{LinkConfig, LinkEvent, Protocol, Refusal, Subscription};
+use super::witness::Witnesses;
+use super::{Ear, LinkConfig, LinkEvent, Protocol, Refusal, Subscription};
 use crate::model::{Incoming, Message, Qos};
 
 /// Bytes on their way at a time, beside `in_flight`.
@@ -27,6 +28,8 @@ const RESUBSCRIBE: Duration = Duration::from_secs(300);
 const NOT_NOW_CAP: u32 = 60;
 /// How long a goodbye may take beyond the deadline of a stop.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long the goodbye to a connection that the owner leaves may take.
+const DEPART: Duration = Duration::from_secs(2);
 /// Messages for the owner that are collected before it is waited for.
 const PENDING: usize = 64;
 /// Nobody ever subscribes to this: unsubscribing from it changes nothing and is answered, in order.
@@ -56,6 +59,7 @@ pub(super) enum Sent {
     Record(u64, u64),
     Own(String),
     Subscribe(Vec<Subscription>),
+    Unsubscribe,
     Barrier,
 }
 
@@ -63,6 +67,7 @@ pub(super) enum Sent {
 enum Own {
     Publish(Message),
     Subscribe(Vec<Subscription>),
+    Unsubscribe(String),
     Barrier,
 }
 
@@ -100,6 +105,10 @@ pub(super) struct Life {
     leaving: Option<Instant>,
     goodbye: bool,
     gone: bool,
+    /// Why the owner wants another connection.
+    pub(super) left: Option<String>,
+    /// Those who keep the further wills.
+    pub(super) witnesses: Witnesses,
 }
 
 /// An acknowledgement that a broker waits for.
@@ -140,6 +149,8 @@ impl Life {
             leaving: None,
             goodbye: false,
             gone: false,
+            left: None,
+            witnesses: Witnesses::default(),
         }
     }
 
@@ -154,6 +165,11 @@ impl Life {
     /// The first broker answers again.
     fn moving(&self) -> bool {
         self.leaving.is_none() && self.preferred.as_ref().is_some_and(Preferred::leaving)
+    }
+
+    /// Whether a stop is still to be begun: one may come while we leave for another connection.
+    fn may_stop(&self) -> bool {
+        self.leaving.is_none() || (self.left.is_some() && !self.goodbye)
     }
 
     /// DISCONNECT is written; the broker closes next, which is waited for a moment so that it surely reads it.
@@ -171,6 +187,10 @@ impl Link {
         let alarm = sleep_until(life.connect_by);
         tokio::pin!(alarm);
         loop {
+            // before what is to be sent: its answer may come at once
+            while let Ok(ear) = self.ears.try_recv() {
+                self.ear(life, ear);
+            }
             loop {
                 let more = self.pump(life);
                 if !self.pending.is_empty() {
@@ -227,7 +247,10 @@ impl Link {
                 }
                 () = outbox.wake().notified(), if life.up && life.leaving.is_none() && !life.moving() && life.window.room() => {}
                 Some(ack) = self.acks.recv() => self.ack(life, ack),
-                Ok(_) = stop.wait_for(|s| s.is_some()), if life.leaving.is_none() => self.leave(life),
+                Some(ear) = self.ears.recv() => self.ear(life, ear),
+                Ok(_) = stop.wait_for(|s| s.is_some()), if life.may_stop() => self.leave(life),
+                Some((connection, why)) = self.leave.recv() => self.depart(life, connection, why),
+                ended = life.witnesses.ended(), if !life.goodbye => return Err(ended),
                 there = looked(&mut life.preferred), if life.welcome.is_some() => {
                     if let Some(preferred) = &mut life.preferred {
                         preferred.ended(there);
@@ -238,6 +261,28 @@ impl Link {
         }
     }
 
+    /// The owner listens to more, or to less.
+    fn ear(&mut self, life: &mut Life, ear: Ear) {
+        let known = |all: &[Subscription], filter: &str| all.iter().any(|s| s.filter == filter);
+        let own = match ear {
+            Ear::Open(new) if known(&self.extra, &new.filter) || known(&self.config.subscriptions, &new.filter) => None,
+            Ear::Open(new) if !rumqttc::valid_filter(&new.filter) => None,
+            Ear::Open(new) => {
+                self.extra.push(new.clone());
+                Some(Own::Subscribe(vec![new]))
+            }
+            Ear::Shut(filter) => {
+                let before = self.extra.len();
+                self.extra.retain(|s| s.filter != filter);
+                (self.extra.len() < before).then_some(Own::Unsubscribe(filter))
+            }
+        };
+        // a later connection asks for all of them
+        if life.welcome.is_some() && life.leaving.is_none() {
+            life.own.extend(own);
+        }
+    }
+
     /// The owner wants to stop.
     fn leave(&mut self, life: &mut Life) {
         let now = Instant::now();
@@ -245,6 +290,7 @@ impl Link {
             return;
         };
         life.leaving = Some(deadline.max(now));
+        life.left = None;
         while let Ok(ack) = self.acks.try_recv() {
             self.ack(life, ack);
         }
@@ -253,7 +299,24 @@ impl Link {
             return;
         }
         life.own.clear();
+        life.own.extend(self.last_word().map(Own::Publish));
         life.own.extend(farewell.into_iter().map(Own::Publish));
+    }
+
+    /// The owner wants another connection.
+    fn depart(&mut self, life: &mut Life, connection: u64, why: String) {
+        if life.welcome.is_none() || connection != self.welcomes || life.leaving.is_some() {
+            return;
+        }
+        life.leaving = Some(Instant::now() + DEPART);
+        life.left = Some(why);
+        life.own.clear();
+        life.own.extend(self.last_word().map(Own::Publish));
+    }
+
+    /// The will of this connection, where each has its own.
+    fn last_word(&self) -> Option<Message> {
+        self.config.will_of.as_ref().map(|will_of| will_of(self.welcomes))
     }
 
     /// Gives the library as much as it may have. True: there is more, once the owner has heard what is pending.
@@ -283,14 +346,20 @@ impl Link {
                 break;
             } else if !life.up {
                 life.up = true;
-                self.outbox.link_up();
+                self.outbox.link_up(self.welcomes);
             } else if life.backlog.ask() {
                 life.own.push_back(Own::Barrier);
             } else if life.paused_until.is_some() {
                 break;
             } else if let Some(next) = self.outbox.take() {
-                life.given += 1;
-                self.send(life, next.message, Sent::Record(next.token, life.given));
+                let sent = match next.token {
+                    Some(token) => {
+                        life.given += 1;
+                        Sent::Record(token, life.given)
+                    }
+                    None => Sent::Own(next.message.topic.clone()),
+                };
+                self.send(life, next.message, sent);
             } else {
                 break;
             }
@@ -309,6 +378,11 @@ impl Link {
             Own::Subscribe(filters) => {
                 if life.session.client.subscribe(&filters) {
                     life.window.handed(Sent::Subscribe(filters), true, 0);
+                }
+            }
+            Own::Unsubscribe(filter) => {
+                if life.session.client.unsubscribe(&filter) {
+                    life.window.handed(Sent::Unsubscribe, true, 0);
                 }
             }
             Own::Barrier => {
@@ -364,14 +438,15 @@ impl Link {
                     true => Refusal::Retry,
                     false => Refusal::DeadLetter { code, text: text.clone() },
                 };
-                self.outbox.refused(token, refusal);
-                self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: !retry });
+                if self.outbox.refused(token, refusal) {
+                    self.pending.push_back(LinkEvent::Refused { token, reason_code: code, text, fatal: !retry });
+                }
             }
             Sent::Own(topic) => {
                 let topic = clean(&topic);
                 self.pending.push_back(LinkEvent::Problem(format!("the broker does not take {topic}: {text}")));
             }
-            Sent::Subscribe(_) | Sent::Barrier => {}
+            Sent::Subscribe(_) | Sent::Unsubscribe | Sent::Barrier => {}
         }
         if retry {
             life.paused_until = Some(Instant::now() + life.pause);
@@ -444,6 +519,7 @@ impl Link {
             return Err(Ended::new(Cause::GaveUp, "the broker allows no message at all (Receive Maximum 0)"));
         }
         let now = Instant::now();
+        self.welcomes += 1;
         let session_present = greeting.session_present;
         self.pending.push_back(LinkEvent::Up { url: life.url.clone(), session_present });
         life.welcome = Some(now);
@@ -465,8 +541,13 @@ impl Link {
             life.silence = theirs.mul_f32(1.5);
         }
         life.own.extend(self.config.hello.iter().cloned().map(Own::Publish));
-        let (good, bad): (Vec<_>, Vec<_>) =
-            self.config.subscriptions.iter().cloned().partition(|s| rumqttc::valid_filter(&s.filter));
+        let (good, bad): (Vec<_>, Vec<_>) = self
+            .config
+            .subscriptions
+            .iter()
+            .chain(&self.extra)
+            .cloned()
+            .partition(|s| rumqttc::valid_filter(&s.filter));
         for s in bad {
             let filter = clean(&s.filter);
             self.pending.push_back(LinkEvent::Problem(format!("{filter} is no MQTT topic filter; not subscribed")));

@@ -17,7 +17,9 @@
 //! library and speak the loop's words (`session`). Pure are `window` (packet id and record), `retry` (which broker
 //! next, and when), `fit` (what this broker can take), `reason` (what a failure means, in words), `backlog` (what was
 //! stored while we were away), `poison` (the record that ends every connection). `preferred` finds the way back to the
-//! first broker of the list.
+//! first broker of the list. MQTT knows one will for a connection: `witness` keeps the others, on connections of their
+//! own that live and die with the first. `stand_in` is a broker in memory behind the same door, for `pinpost test`. The
+//! broker of our own is `embedded`; `guard` knows who may come in to it.
 //!
 //! How the library is tamed: each connection is a fresh client and event loop, because a used one carries packets and
 //! ids over; it is polled in a task that is never interrupted but only ended as a whole; answers read before an error
@@ -32,6 +34,7 @@ mod connection;
 #[cfg(feature = "broker")]
 pub mod embedded;
 mod fit;
+pub mod guard;
 mod life;
 mod poison;
 mod preferred;
@@ -41,9 +44,11 @@ mod session;
 mod session_v4;
 mod session_v5;
 pub mod simple;
+pub mod stand_in;
 pub mod tls;
 pub mod url;
 mod window;
+mod witness;
 
 use std::fmt;
 use std::sync::Arc;
@@ -103,6 +108,9 @@ impl Default for Patience {
     }
 }
 
+/// The will of the nth connection that a broker lets in, from 1; also said when that connection is ended in order.
+pub type WillOf = Arc<dyn Fn(u64) -> Message + Send + Sync>;
+
 /// What the link is told once.
 #[derive(Clone)]
 pub struct LinkConfig {
@@ -126,6 +134,12 @@ pub struct LinkConfig {
     pub session_expiry: Duration,
     /// Published by the broker when we are gone without a word.
     pub will: Option<Message>,
+    /// A will that is another one for each connection, instead of `will`.
+    pub will_of: Option<WillOf>,
+    /// Further wills, each kept by a connection of its own.
+    pub beside: Vec<Message>,
+    /// Whether it stays where it is, and does not go back to the first broker of the list: the owner says when to go on.
+    pub stay: bool,
     /// Published first at every connection: birth.
     pub hello: Vec<Message>,
     /// Subscribed at every connection, behind `hello`.
@@ -191,8 +205,8 @@ pub enum LinkEvent {
 /// A record to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
-    /// The outbox's name for it.
-    pub token: u64,
+    /// The outbox's name for it; `None`: it waits for no answer.
+    pub token: Option<u64>,
     /// Complete.
     pub message: Message,
 }
@@ -217,14 +231,21 @@ pub trait Outbox: Send + Sync {
     fn take(&self) -> Option<Outbound>;
     /// The broker has it (or, at QoS 0, the socket has).
     fn done(&self, token: u64);
-    /// The broker does not take it.
-    fn refused(&self, token: u64, refusal: Refusal);
-    /// From now on records are taken.
-    fn link_up(&self);
+    /// The broker does not take it. False: it consists of several, which are given out again one by one, so that there
+    /// is nothing to tell yet.
+    fn refused(&self, token: u64, refusal: Refusal) -> bool;
+    /// From now on records are taken. `connection` counts those that a broker has let in, from 1.
+    fn link_up(&self, connection: u64);
     /// Whatever was taken and not done is to be given out again, in the old order.
     fn link_down(&self);
     /// Notified (`notify_one`) when there is something new to take.
     fn wake(&self) -> &Notify;
+}
+
+/// What is listened to beside the subscriptions of the configuration.
+enum Ear {
+    Open(Subscription),
+    Shut(String),
 }
 
 struct Stop {
@@ -236,6 +257,8 @@ struct Stop {
 #[derive(Clone)]
 pub struct LinkHandle {
     acks: mpsc::UnboundedSender<u64>,
+    ears: mpsc::UnboundedSender<Ear>,
+    leave: mpsc::UnboundedSender<(u64, String)>,
     stop: Arc<watch::Sender<Option<Stop>>>,
 }
 
@@ -246,6 +269,22 @@ impl LinkHandle {
         if ack != 0 {
             let _ = self.acks.send(ack);
         }
+    }
+
+    /// Subscribes to a filter as well, now and at every later connection.
+    pub fn listen(&self, subscription: Subscription) {
+        let _ = self.ears.send(Ear::Open(subscription));
+    }
+
+    /// Takes back a [`LinkHandle::listen`].
+    pub fn hush(&self, filter: String) {
+        let _ = self.ears.send(Ear::Shut(filter));
+    }
+
+    /// Ends this connection (from 1, as in [`Outbox::link_up`]) in order, with the will of [`LinkConfig::will_of`], and
+    /// goes on with the next broker of the list. Of one that has ended already nothing is left to do.
+    pub fn leave(&self, connection: u64, why: String) {
+        let _ = self.leave.send((connection, why));
     }
 
     /// Ends the link in order: nothing new is taken from the outbox; `farewell` is published; what is on its way is

@@ -21,6 +21,8 @@ pub enum Cause {
     Busy,
     /// We left a lower broker because the preferred one answers again.
     GoBack,
+    /// The owner wanted another connection.
+    Left,
     /// Another client connected with our client id.
     TakenOver,
     /// The broker answered a publish with a code that the library cannot read.

@@ -9,7 +9,7 @@ use super::reason::Cause;
 use crate::backoff::Backoff;
 
 /// A connection that lived this long clears the past.
-const HELD: Duration = Duration::from_secs(60);
+const HELD: Duration = Duration::from_secs(30);
 /// A connection closed by the broker within this time, three times in a row, looks like two clients with one id.
 const QUICK: Duration = Duration::from_secs(5);
 const QUICK_CLOSES: u32 = 3;
@@ -55,9 +55,14 @@ impl Retry {
             (self.at, self.quick) = (0, 0);
             return Next { url: 0, wait: Duration::ZERO, taken_over: false };
         }
-        let held = up_for >= HELD;
+        // two that take an id from each other in turns hold longer the longer they wait: that clears nothing
+        let held = up_for >= HELD && cause != Cause::TakenOver;
         if held {
             self.backoff.held();
+        }
+        if cause == Cause::Left {
+            (self.at, self.quick) = ((self.at + 1) % self.urls, 0);
+            return Next { url: self.at, wait: self.backoff.failed(), taken_over: false };
         }
         if cause == Cause::Broken && up_for < QUICK {
             self.quick += 1;
@@ -107,6 +112,26 @@ mod tests {
     }
 
     #[test]
+    fn quick_drops_are_paused_for_longer_each_time_until_a_connection_holds() {
+        let mut r = retry(1);
+        let some = Some(Duration::from_secs(20));
+        let waits: Vec<_> = (0..6).map(|_| r.ended(Cause::Broken, some).wait.as_secs_f64()).collect();
+        assert!(waits.windows(2).all(|w| w[1] > w[0]) && waits[5] > 12.0, "{waits:?}");
+        assert_eq!(r.ended(Cause::Broken, Some(HELD)).wait, Duration::ZERO);
+        let first = r.ended(Cause::Unreachable, None).wait;
+        assert!(first < Duration::from_millis(700), "{first:?}");
+    }
+
+    #[test]
+    fn clients_that_take_an_id_from_each_other_do_not_come_faster_again() {
+        let mut r = retry(1);
+        for _ in 0..9 {
+            r.ended(Cause::TakenOver, LONG);
+        }
+        assert!(r.ended(Cause::TakenOver, LONG).wait > Duration::from_secs(40));
+    }
+
+    #[test]
     fn a_takeover_waits_at_least_four_seconds_even_after_a_long_time() {
         let next = retry(1).ended(Cause::TakenOver, LONG);
         assert!(next.taken_over && next.wait >= Duration::from_secs(4), "{next:?}");
@@ -130,6 +155,14 @@ mod tests {
         assert_eq!(back, Next { url: 0, wait: Duration::ZERO, taken_over: false });
         let on = r.ended(Cause::Refused, None);
         assert_eq!(on, Next { url: 1, wait: Duration::ZERO, taken_over: false });
+    }
+
+    #[test]
+    fn what_the_owner_left_is_followed_by_the_next_after_a_pause() {
+        let mut r = retry(2);
+        let next = r.ended(Cause::Left, LONG);
+        assert!(next.url == 1 && !next.wait.is_zero() && !next.taken_over, "{next:?}");
+        assert_eq!(r.ended(Cause::Left, SHORT).url, 0);
     }
 
     #[test]

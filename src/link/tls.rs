@@ -1,7 +1,7 @@
 //! TLS for the link: rustls with ring, TLS 1.2 and newer, certificates always verified.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_rustls::rustls;
@@ -10,7 +10,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
 /// Where the certificates are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,6 +71,31 @@ pub fn is_server_name(name: &str) -> bool {
     ServerName::try_from(name).is_ok()
 }
 
+/// Reads a certificate chain and its key into a server configuration. Errors name the file and what is wrong with it.
+pub fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+    let (chain, key) = identity(cert, key)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| format!("TLS: {e}"))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| format!("cert_file and key_file: {e}"))?;
+    Ok(Arc::new(config))
+}
+
+fn identity(cert: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let pem = fs::read(cert).map_err(|e| format!("cannot read cert_file {}: {e}", cert.display()))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("cert_file {}: {e}", cert.display()))?;
+    if chain.is_empty() {
+        return Err(format!("cert_file {} holds no certificate in PEM", cert.display()));
+    }
+    let pem = fs::read(key).map_err(|e| format!("cannot read key_file {}: {e}", key.display()))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| format!("key_file {}: {e}", key.display()))?;
+    Ok((chain, key))
+}
+
 /// Reads the files into a client configuration. Errors name the file and what is wrong with it.
 pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
@@ -115,13 +140,7 @@ pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, String> {
     };
     let mut config = match (&files.cert, &files.key) {
         (Some(cert), Some(key)) => {
-            let pem = fs::read(cert).map_err(|e| format!("cannot read cert_file {}: {e}", cert.display()))?;
-            let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-                .collect::<Result<_, _>>()
-                .map_err(|e| format!("cert_file {}: {e}", cert.display()))?;
-            let pem = fs::read(key).map_err(|e| format!("cannot read key_file {}: {e}", key.display()))?;
-            let key_der =
-                PrivateKeyDer::from_pem_slice(&pem).map_err(|e| format!("key_file {}: {e}", key.display()))?;
+            let (chain, key_der) = identity(cert, key)?;
             builder.with_client_auth_cert(chain, key_der).map_err(|e| format!("cert_file and key_file: {e}"))?
         }
         (None, None) => builder.with_no_client_auth(),

@@ -50,6 +50,17 @@ pub enum PayloadFormat {
     Cbor,
 }
 
+/// Several readings in one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Its topic.
+    pub topic: String,
+    /// How long the first reading waits for others.
+    pub every: Duration,
+    /// With how many it goes before that.
+    pub max: u16,
+}
+
 /// One point, complete.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointSpec {
@@ -73,6 +84,10 @@ pub struct PointSpec {
     pub expiry: Option<Duration>,
     /// How it is written.
     pub payload: PayloadFormat,
+    /// Whether a template of the user's own writes it, so that only the user knows how to read it.
+    pub own_payload: bool,
+    /// Where its readings go together with others; on its own topic nothing is published then.
+    pub batch: Option<Batch>,
     /// Word for true.
     pub payload_on: String,
     /// Word for false.

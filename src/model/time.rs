@@ -73,9 +73,29 @@ impl Now {
     }
 }
 
+/// A time as people say it, rounded up: `0.2 s`, `5.1 s`, `31 s`, `7 min`, `2 h 11 min`, `3 d 4 h`.
+pub fn rough(time: Duration) -> String {
+    let tenths = time.as_millis().div_ceil(100);
+    let s = time.as_millis().div_ceil(1000);
+    match s {
+        0..=10 if !tenths.is_multiple_of(10) => format!("{}.{} s", tenths / 10, tenths % 10),
+        0..=119 => format!("{s} s"),
+        120..=7199 => format!("{} min", s.div_ceil(60)),
+        7200..=172_799 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_said_in_one_or_two_figures() {
+        let said =
+            [0, 150, 5001, 9999, 31_000, 400_000, 7_200_000, 300_000_000].map(|ms| rough(Duration::from_millis(ms)));
+        assert_eq!(said, ["0 s", "0.2 s", "5.1 s", "10 s", "31 s", "7 min", "2 h 0 min", "3 d 11 h"]);
+    }
 
     #[test]
     fn a_stamp_from_before_the_clock_was_set_is_put_right() {

@@ -13,17 +13,18 @@ use crate::wire::Topics;
 
 use super::Plan;
 
-fn words(point: &PointSpec) -> (&'static str, &'static str, &'static str) {
+fn words<'a>(plan: &'a Plan, point: &PointSpec) -> (&'static str, &'a str, &'static str) {
     (
         match point.deliver {
             Deliver::All => "all",
             Deliver::Latest => "latest",
             Deliver::None => "none",
         },
-        match point.payload {
-            PayloadFormat::Plain => "plain",
-            PayloadFormat::Json => "json",
-            PayloadFormat::Cbor => "cbor",
+        match (plan.logic.payloads.iter().find(|(of, _)| *of == point.id), point.payload) {
+            (Some((_, template)), _) => template.text(),
+            (None, PayloadFormat::Plain) => "plain",
+            (None, PayloadFormat::Json) => "json",
+            (None, PayloadFormat::Cbor) => "cbor",
         },
         priority_word(point.priority),
     )
@@ -50,15 +51,33 @@ pub fn explain(plan: &Plan) -> String {
         Size(plan.queue.limits.max_bytes),
         Span(plan.queue.limits.max_age)
     );
-    if let Some(address) = plan.broker {
-        let _ = writeln!(out, "broker of its own on {address}");
+    if let Some(broker) = &plan.broker {
+        let tls = if broker.tls.is_some() { " with TLS" } else { "" };
+        let who = if broker.users.is_some() { "" } else { ", for everybody who reaches it" };
+        let _ = writeln!(out, "broker of its own on {}{tls}{who}", broker.listen);
+        for (name, user) in broker.users.iter().flat_map(|users| users.iter()) {
+            let (publish, subscribe) = (user.publish.join(" "), user.subscribe.join(" "));
+            let _ = writeln!(out, "  user {name}: publishes to {publish}; subscribes to {subscribe}");
+        }
+    }
+    if let Some(node) = &plan.sparkplug {
+        let host = node.primary_host.as_ref().map_or(String::new(), |h| format!(", waits for the host {h}"));
+        let _ = writeln!(out, "sparkplug node {}/{}{host}", node.group, node.node);
+    }
+    if let Some(homie) = &plan.homie {
+        let _ = writeln!(out, "homie device {}", homie.attribute(&homie.root, "").trim_end_matches('/'));
     }
     for device in &plan.devices {
         let _ = writeln!(out, "\n{} ({}): {}", device.spec.name, device.spec.kind, device.notes.join("; "));
         let _ = writeln!(out, "  availability  {}", plan.topics.availability(&device.spec.name));
+        let first = device.spec.points.first().and_then(|id| plan.points.get(id.0 as usize));
+        if let Some(batch) = first.and_then(|point| point.batch.as_ref()) {
+            let (topic, every, max) = (plan.topics.device(&device.spec.name), Span(batch.every), batch.max);
+            let _ = writeln!(out, "  batch         {topic}, after {every} or {max} readings");
+        }
         for id in &device.spec.points {
             let Some(point) = plan.points.get(id.0 as usize) else { continue };
-            let (deliver, payload, priority) = words(point);
+            let (deliver, payload, priority) = words(plan, point);
             let values = plan.values.get(id.0 as usize).copied().unwrap_or_default();
             let unit = point.unit.as_ref().map_or(String::new(), |u| format!(" [{u}]"));
             let _ = writeln!(out, "  {}{unit}  {}", point.name, point.topic);
@@ -173,10 +192,13 @@ pub fn explain_json(plan: &Plan) -> Json {
                 .iter()
                 .filter_map(|id| {
                     let point = plan.points.get(id.0 as usize)?;
-                    let (deliver, payload, priority) = words(point);
+                    let (deliver, payload, priority) = words(plan, point);
                     Some(json!({
                         "name": point.name, "topic": point.topic, "qos": point.qos.number(), "retain": point.retain,
                         "deliver": deliver, "payload": payload, "priority": priority, "unit": point.unit,
+                        "batch": point.batch.as_ref().map(|b| json!({
+                            "topic": b.topic, "every": Span(b.every).to_string(), "max": b.max,
+                        })),
                         "values": plan.values.get(id.0 as usize),
                         "device_class": point.device_class, "filters": plan.filters.get(id.0 as usize),
                         "expiry": point.expiry.map(|e| Span(e).to_string()),
@@ -204,7 +226,11 @@ pub fn explain_json(plan: &Plan) -> Json {
             "dir": plan.queue.dir, "max_size": Size(plan.queue.limits.max_bytes).to_string(),
             "max_age": Span(plan.queue.limits.max_age).to_string(),
         },
-        "broker": plan.broker.map(|b| b.to_string()),
+        "broker": plan.broker.as_ref().map(|b| b.listen.to_string()),
+        "homie": plan.homie.as_ref().map(|homie| json!({ "domain": homie.domain, "device": homie.root })),
+        "sparkplug": plan.sparkplug.as_ref().map(|node| {
+            json!({ "group": node.group, "node": node.node, "primary_host": node.primary_host })
+        }),
         "devices": devices,
         "rules": plan.logic.rules.iter().map(|rule| {
             let steps = |steps: &[Step]| steps.iter().map(|step| step_text(plan, step)).collect::<Vec<_>>();

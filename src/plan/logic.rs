@@ -33,6 +33,7 @@ impl Resolver<'_> {
             };
             alarms.push((spec.id, alarm));
         }
+        let payloads = self.payloads(all, &scope);
         let rules = self.rules(devices, all, &scope);
         let mut requires = Vec::new();
         for device in devices.iter() {
@@ -40,7 +41,27 @@ impl Resolver<'_> {
             let holds = self.expression(&["devices", &device.spec.name, "requires"], &text, &scope);
             requires.extend(holds.map(|holds| Requires { device: device.spec.id, holds }));
         }
-        Logic { zone: None, alarms, payloads: Vec::new(), computed, rules, requires, ..Logic::default() }
+        Logic { zone: None, alarms, payloads, computed, rules, requires, ..Logic::default() }
+    }
+
+    /// The payloads of users' own.
+    fn payloads(&mut self, all: &Points, scope: &Scope) -> Vec<(PointId, Template)> {
+        let words = ["payload", "topic", "quality", "time"];
+        let scope = words.iter().fold(scope.clone().with_value().with_fields(), |scope, word| scope.with_word(word));
+        let mut general: Option<Option<Template>> = None;
+        let mut payloads = Vec::new();
+        for (draft, spec) in all.drafts.iter().zip(&all.specs) {
+            let Some(payload) = &draft.payload else { continue };
+            let template = if payload.written {
+                let path: Vec<&str> = draft.path.iter().map(String::as_str).chain(["payload"]).collect();
+                self.template(&path, &payload.text, &scope)
+            } else {
+                // one for all, and its mistakes are told once
+                general.get_or_insert_with(|| self.template(&["defaults", "payload"], &payload.text, &scope)).clone()
+            };
+            payloads.extend(template.map(|template| (spec.id, template)));
+        }
+        payloads
     }
 
     /// The names of all points. A device that was left out as wrong keeps its name, so that who names it is not wrong

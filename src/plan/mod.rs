@@ -4,21 +4,24 @@
 //! (here): a pin or topic used twice, a port that is not there, an interlock of one. The daemon runs only a plan.
 
 pub mod board;
+mod broker;
 mod explain;
 mod flows;
 mod home_assistant;
+mod homie;
 mod link;
 mod logic;
 mod points;
 mod rules;
+mod sessions;
+mod sparkplug;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::mask::Masks;
-use crate::config::raw::{Backend, Broker, FlowControl, Gpio, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
+use crate::config::raw::{Backend, FlowControl, Gpio, Port, Raw, ReplayOrder, Rs485 as Rs485Keys, WhenFull};
 use crate::config::scalar::{Span, SyncKey};
 use crate::config::{Loaded, Vocabulary, When};
 use crate::device::{Built, Desk, Driver, KINDS, SafePin};
@@ -28,6 +31,7 @@ use crate::hal::bus;
 use crate::hal::port::rs485::{LONGEST_DELAY, Rs485};
 use crate::hal::port::{Line, PortKind, PortSpec};
 use crate::link::LinkConfig;
+use crate::link::guard::Broker;
 use crate::model::{DeviceId, DeviceSpec, Place, PointId, PointSpec, Problem, is_name};
 use crate::queue;
 use crate::wire::Topics;
@@ -65,7 +69,7 @@ pub struct Plan {
     /// Where the queue lives, and its limits.
     pub queue: queue::Options,
     /// The embedded broker, where it is wanted.
-    pub broker: Option<SocketAddr>,
+    pub broker: Option<Broker>,
     /// Devices, in the order of their ids.
     pub devices: Vec<DevicePlan>,
     /// The tasks of the ports that devices share.
@@ -82,6 +86,10 @@ pub struct Plan {
     pub logic: Logic,
     /// What Home Assistant is told, where it is.
     pub home_assistant: Option<Settings>,
+    /// The Sparkplug edge node, where it is one.
+    pub sparkplug: Option<crate::wire::sparkplug::Settings>,
+    /// The Homie device, where it is one.
+    pub homie: Option<crate::wire::homie::Settings>,
     /// All topics.
     pub topics: Topics,
     /// Short digest of the file's text.
@@ -222,8 +230,11 @@ impl Resolver<'_> {
         self.problems.extend(board::bus_conflicts(&self.raw.gpio, &pins, &bus_pins));
         let mut logic = self.logic(&mut devices, &mut topics, &mut all);
         logic.relays = self.relays(&devices, &all, &mut topics);
+        logic.sessions = self.sessions(&devices, &all, &mut topics);
         self.interlocks(&devices);
         let home_assistant = self.home_assistant(&devices, &all, &mut topics);
+        let sparkplug = self.sparkplug(&id, &devices, &all, &mut topics);
+        let homie = self.homie(&id, &devices, &all, &mut topics);
         self.own_topics(&devices, &all, &topics);
         if self.ask.simulate {
             for pin in (0..=HEADER_LAST).chain(pins.iter().map(|p| p.0).filter(|p| *p > HEADER_LAST)) {
@@ -232,6 +243,9 @@ impl Resolver<'_> {
         }
         let queue = self.queue();
         let mut link = link?;
+        if let Some(broker) = &broker {
+            self.own_login(broker, &link);
+        }
         link.subscriptions =
             topics.subscriptions().into_iter().map(|(filter, qos)| crate::link::Subscription { filter, qos }).collect();
         Some(Plan {
@@ -250,6 +264,8 @@ impl Resolver<'_> {
             chains: all.chains,
             logic,
             home_assistant,
+            sparkplug,
+            homie,
             topics,
             digest: format!("{:08x}", crc32fast::hash(text.as_bytes())),
             simulated: self.ask.simulate,
@@ -298,28 +314,6 @@ impl Resolver<'_> {
             Err(text) => {
                 self.error(&["mqtt", "topic_prefix"], text, "write one or more levels, such as house/greenhouse");
                 id.to_owned()
-            }
-        }
-    }
-
-    fn broker(&mut self, broker: &Broker) -> Option<SocketAddr> {
-        let listen = broker.listen.as_deref().unwrap_or("127.0.0.1:1883");
-        let listen = listen.replace("localhost", "127.0.0.1");
-        let with_port = if listen.contains(':') { listen.clone() } else { format!("{listen}:1883") };
-        match with_port.parse::<SocketAddr>() {
-            Ok(address) => {
-                if !address.ip().is_loopback() {
-                    let text = format!("the embedded broker will listen on {address}, for everybody who reaches it");
-                    let place = self.places.value(&["broker", "listen"]);
-                    let help = "it knows no passwords; for other machines run mosquitto, or keep 127.0.0.1:1883";
-                    self.problems.push(Problem::warning(place, text).help(help));
-                }
-                Some(address)
-            }
-            Err(_) => {
-                let text = format!("`{listen}` is not an address to listen on");
-                self.error(&["broker", "listen"], text, "write ADDRESS:PORT, such as 127.0.0.1:1883");
-                None
             }
         }
     }
@@ -436,6 +430,9 @@ impl Resolver<'_> {
     ) -> DevicePlan {
         let first = all.specs.len() as u32;
         let only = built.points.len() == 1;
+        if section == "devices" {
+            self.batch(name, only, topics, all);
+        }
         for draft in &built.points {
             self.point((section, id, name), draft, only, topics, all);
         }

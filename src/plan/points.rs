@@ -1,16 +1,26 @@
 //! Points: what a device and `defaults` leave open is filled in; topics are given and kept apart.
 
+use std::time::Duration;
+
 use crate::config::logic::Alarm as RawAlarm;
 use crate::config::raw::{Deliver as RawDeliver, Params, Payload, Priority as RawPriority};
+use crate::config::scalar::Span;
 use crate::device::PointDraft;
 use crate::engine::filters::{BuildError, Chain};
 use crate::expr::Scope;
-use crate::model::{Deliver, DeviceId, PayloadFormat, Place, PointId, PointSpec, Priority, Problem, Qos};
+use crate::model::{Batch, Deliver, DeviceId, PayloadFormat, Place, PointId, PointSpec, Priority, Problem, Qos};
 use crate::wire::Topics;
 use crate::wire::home_assistant::Hint;
 use crate::wire::topics::check_topic;
 
 use super::Resolver;
+
+/// How long the first reading of a batch waits, where the file does not say; and what it may say.
+const BATCH_EVERY: Duration = Duration::from_secs(10);
+const BATCH_LEAST: Duration = Duration::from_millis(100);
+const BATCH_MOST: Duration = Duration::from_secs(3600);
+/// With how many readings a batch goes, where the file does not say.
+const BATCH_MAX: u16 = 100;
 
 /// All points so far.
 #[derive(Default)]
@@ -32,6 +42,14 @@ pub(super) struct Draft {
     pub path: Vec<String>,
     pub filters: Vec<Params>,
     pub alarm: Option<RawAlarm>,
+    pub payload: Option<Template>,
+}
+
+/// A payload of the user's own that is still a text.
+pub(super) struct Template {
+    pub text: String,
+    /// At the point itself, not at `defaults`.
+    pub written: bool,
 }
 
 impl Points {
@@ -71,12 +89,30 @@ impl Resolver<'_> {
             RawDeliver::None => Deliver::None,
         };
         let priority = keys.priority.map_or(Priority::Normal, priority);
-        let payload = match keys.payload.or(defaults.payload).unwrap_or(Payload::Plain) {
-            Payload::Plain => PayloadFormat::Plain,
-            Payload::Json => PayloadFormat::Json,
-            Payload::Cbor => PayloadFormat::Cbor,
+        let written = keys.payload.is_some();
+        let (payload, template) = match keys.payload.as_ref().or(defaults.payload.as_ref()) {
+            None | Some(Payload::Plain) => (PayloadFormat::Plain, None),
+            Some(Payload::Json) => (PayloadFormat::Json, None),
+            Some(Payload::Cbor) => (PayloadFormat::Cbor, None),
+            // a picture is no text: a template for all others leaves it as it is
+            Some(Payload::Template(_)) if draft.values == "bytes" && !written => (PayloadFormat::Plain, None),
+            Some(Payload::Template(text)) => (PayloadFormat::Plain, Some(text.clone())),
         };
+        if template.is_some() && draft.values == "bytes" {
+            self.error(&at("payload"), "a template cannot write raw bytes", "write payload: plain");
+        }
         let expiry = keys.expiry.or(defaults.expiry).map(|s| s.0);
+        let batch = self.raw.devices.get(device_name).filter(|_| section == "devices").and_then(|d| d.batch);
+        let (payload, template) = match batch {
+            // in a batch a reading needs its map; what others are written as does not matter
+            Some(_) if !written && payload != PayloadFormat::Cbor => (PayloadFormat::Json, None),
+            Some(_) if payload == PayloadFormat::Plain => {
+                let text = "what goes in a batch is written in `json` or `cbor`";
+                self.error(&at("payload"), text, "write payload: json, or remove the key");
+                (PayloadFormat::Json, None)
+            }
+            _ => (payload, template),
+        };
         let on = keys.payload_on.clone().unwrap_or_else(|| "ON".into());
         let off = keys.payload_off.clone().unwrap_or_else(|| "OFF".into());
         if on == off {
@@ -95,6 +131,16 @@ impl Resolver<'_> {
         };
         let path = if keys.topic.is_some() { at("topic") } else { below.clone() };
         let place = self.places.key(&path);
+        let batch = batch.map(|batch| {
+            let topic = if keys.topic.is_some() { topic.clone() } else { topics.device(device_name) };
+            let every = batch.every.map_or(BATCH_EVERY, |s| s.0).clamp(BATCH_LEAST, BATCH_MOST);
+            if expiry.is_some_and(|expiry| expiry <= every) {
+                let text = format!("a reading is worth nothing after its `expiry`, and a batch waits {}", Span(every));
+                let path = if keys.expiry.is_some() { at("expiry") } else { vec!["devices", device_name, "batch"] };
+                self.error(&path, text, "write an `expiry` that is longer than `every`");
+            }
+            Batch { topic, every, max: batch.max.unwrap_or(BATCH_MAX) }
+        });
         let name = if only { device_name.to_owned() } else { format!("{device_name}/{}", draft.name) };
         if let Some((_, owner, first)) = all.taken.iter().find(|(t, ..)| *t == topic) {
             self.problems.push(
@@ -118,6 +164,8 @@ impl Resolver<'_> {
             priority,
             expiry,
             payload,
+            own_payload: template.is_some(),
+            batch,
             payload_on: on,
             payload_off: off,
             unit: keys.unit.clone(),
@@ -131,7 +179,29 @@ impl Resolver<'_> {
         let (state_class, icon) = (keys.state_class.clone(), keys.icon.clone());
         all.hints.push(Hint { values: draft.values, state_class, icon });
         let path = below.iter().map(|s| (*s).to_owned()).collect();
-        all.drafts.push(Draft { path, filters: keys.filters.clone(), alarm: keys.alarm.clone() });
+        let payload = template.map(|text| Template { text, written });
+        all.drafts.push(Draft { path, filters: keys.filters.clone(), alarm: keys.alarm.clone(), payload });
+    }
+
+    /// What a batch says of itself, and that no point publishes where it goes.
+    pub(super) fn batch(&mut self, device: &str, only: bool, topics: &Topics, all: &mut Points) {
+        let Some(batch) = self.raw.devices.get(device).and_then(|d| d.batch) else { return };
+        if batch.every.is_some_and(|every| every.0 < BATCH_LEAST || every.0 > BATCH_MOST) {
+            let (least, most) = (Span(BATCH_LEAST), Span(BATCH_MOST));
+            let text = format!("a batch waits from {least} to {most}");
+            self.error(&["devices", device, "batch", "every"], text, "write every: 10s");
+        }
+        if only {
+            return;
+        }
+        let topic = topics.device(device);
+        let place = self.places.key(&["devices", device, "batch"]);
+        if let Some((_, owner, first)) = all.taken.iter().find(|(t, ..)| *t == topic) {
+            let problem = Problem::error(place, format!("`{owner}` publishes on `{topic}` already"));
+            let problem = problem.related(*first, format!("`{owner}` is here"));
+            self.problems.push(problem.help("give the point another topic"));
+        }
+        all.taken.push((topic, device.to_owned(), place));
     }
 
     /// Builds the filters of all points, now that all names are known.

@@ -92,7 +92,7 @@ pub use open::OpenError;
 pub use purge::{Purged, Which, purge_at_rest};
 pub use record::MAX_BODY;
 pub use work::{Done, Job};
-pub use writer::{Guard, Shared, Writer};
+pub use writer::{ByHand, Guard, Shared, Writer};
 
 /// Who goes first, who is dropped last; a greater rank is more important.
 pub type Rank = u8;

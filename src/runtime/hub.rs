@@ -1,28 +1,28 @@
 //! The hub: the one loop that feeds events to the engine and carries its effects out. It decides nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
 use crate::device::{Counters, Order, PASSING, Report};
 use crate::engine::{Effect, Engine, Event, Outgoing, bridge::GapReport, commands};
 use crate::hal::Level;
 use crate::hal::sim::SimBoard;
-use crate::link::{LinkEvent, LinkHandle};
-use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Qos, Refusal, Ticket};
+use crate::link::{LinkEvent, LinkHandle, Subscription};
+use crate::model::{Action, Deliver, DeviceId, Message, OutcomeKind, Properties, Qos, Refusal, Ticket};
 use crate::queue::{self, DiskState, Shared};
 use crate::wire::Record;
 
-use super::Ask;
 use super::health::{self, LinkStatus};
 use super::memory::Memory;
 use super::outbox::{QueueOutbox, queue_stamp};
 use super::requests::LevelTimer;
 use super::systemd;
+use super::{Ask, Wanted};
 
 /// How long devices may take to end.
 const END_DEVICES: Duration = Duration::from_secs(1);
@@ -83,8 +83,8 @@ pub(super) struct Hub {
     pub sim: Option<SimBoard>,
     pub memory: Memory,
     pub status: LinkStatus,
-    /// Reloads that were asked for.
-    pub wanted: mpsc::Sender<commands::Reply>,
+    /// Reloads that were asked for, and an end.
+    pub wanted: mpsc::Sender<Wanted>,
     pub level_timer: LevelTimer,
     /// It was said that the queue's disk fails.
     pub disk_fails: bool,
@@ -129,8 +129,8 @@ impl Hub {
                 },
                 Some((pin, high)) = ears.levels.recv() => self.feed(Event::SimLevel(pin, high), &mut fx),
                 () = ears.wake.notified() => {}
-                () = sleep_until(hold.unwrap_or_else(Instant::now).into()), if hold.is_some() => {}
-                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
+                () = sleep_until(hold.unwrap_or_else(Instant::now)), if hold.is_some() => {}
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.feed(Event::Wake, &mut fx);
                 }
                 Some(ask) = ears.asks.recv() => match ask {
@@ -260,6 +260,12 @@ impl Hub {
                     }
                     Effect::Remember { key, value, urgent } => self.memory.set(&key, value.as_ref(), urgent),
                     Effect::Log(text) => log::info!("{text}"),
+                    Effect::Listen(filter, qos) => self.link.listen(Subscription { filter, qos }),
+                    Effect::Hush(filter) => self.link.hush(filter),
+                    // a second reason to end is none
+                    Effect::Exit(why) => drop(self.wanted.try_send(Wanted::Exit(why))),
+                    Effect::Sparkplug(word) => self.outbox.say(word),
+                    Effect::Leave { connection, why } => self.link.leave(connection, why),
                     Effect::Daemon(request, reply) => {
                         self.requested(request, reply, fx);
                         sent = true;
@@ -353,6 +359,10 @@ impl Hub {
             queue.set_clock(now.mono.0, stamp);
             (queue.stats(), queue.health().words)
         };
+        if reply.is_none() {
+            let percent = stats.bytes.saturating_mul(100) / stats.max_bytes.max(1);
+            self.feed(Event::QueueFill(percent.min(100) as u8), fx);
+        }
         let devices = self.parts.iter().map(|p| (p.name.as_str(), p.counters.read()));
         let map = health::collect(&now, &stats, &words, &self.status, devices);
         if let Some(reply) = reply {
@@ -363,7 +373,7 @@ impl Hub {
             payload: serde_json::Value::Object(map).to_string().into_bytes(),
             qos: Qos::AtLeastOnce,
             retain: true,
-            properties: Default::default(),
+            properties: Properties { content_type: Some("application/json".into()), ..Properties::default() },
         };
         self.send(Outgoing {
             reading: false,

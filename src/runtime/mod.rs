@@ -3,6 +3,7 @@
 //! Vital parts (hub, queue) end the process when they fail, and systemd starts it again; devices and link fail alone.
 //! Stopping is an order with deadlines: outputs take `on_stop`, the link says `offline`, the queue is written.
 
+mod batches;
 pub mod control;
 pub mod figures;
 mod health;
@@ -11,6 +12,7 @@ mod memory;
 mod outbox;
 mod reload;
 mod requests;
+pub mod stage;
 mod state;
 mod supervisor;
 mod systemd;
@@ -27,15 +29,17 @@ use crate::device::{Context, Counters};
 use crate::engine::commands::Reply;
 use crate::engine::filters::Chain;
 use crate::engine::logic::Logic;
-use crate::engine::{Effect, Engine, Setup, bridge};
+use crate::engine::sparkplug::last_bd_seq;
+use crate::engine::{Effect, Engine, Setup, bridge, sessions};
 use crate::expr::Zone;
 use crate::hal::Board;
 use crate::hal::machine::Machine;
 use crate::hal::sim::SimBoard;
 use crate::link::{Link, LinkHandle};
-use crate::model::DeviceId;
+use crate::model::{DeviceId, PointId};
 use crate::plan::Plan;
 use crate::queue::{OpenError, Queue, Shared, Writer};
+use crate::wire::sparkplug::bd_seq;
 
 use hub::{Hub, Part};
 use memory::Memory;
@@ -76,7 +80,7 @@ impl Pins {
 /// A running gateway.
 pub struct Daemon {
     control: mpsc::Sender<Ask>,
-    wanted: mpsc::Receiver<Reply>,
+    wanted: mpsc::Receiver<Wanted>,
     hub: JoinHandle<()>,
     link: JoinHandle<()>,
     link_handle: LinkHandle,
@@ -108,6 +112,14 @@ pub enum Ask {
     Say(Json),
     /// Devices end, the hub ends.
     End,
+}
+
+/// What the hub wants of whoever runs the daemon.
+enum Wanted {
+    /// A reload, and where its answer goes.
+    Reload(Box<Reply>),
+    /// An end in order: why.
+    Exit(String),
 }
 
 /// Why a plan could not be started.
@@ -142,17 +154,23 @@ impl Daemon {
         let mut options = plan.queue.clone();
         options.clock = outbox::queue_stamp(&now.stamp(), clock.epoch());
         let (queue, log) = Queue::open(options, now.mono.0).map_err(StartError::Owned)?;
-        let shared = Shared::new(queue, clock.start());
+        let shared = Shared::new(queue, clock.start().into_std());
         let wake_hub = Arc::new(Notify::new());
-        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone());
+        let outbox = QueueOutbox::new(shared.clone(), clock.clone(), wake_hub.clone(), plan.sparkplug.clone());
         let ready = outbox.clone();
-        let writer = Writer::start(shared.clone(), log, move || ready.news())
-            .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?;
+        let writer = match &heritage.stage {
+            Some(_) => stage::work_by_hand(shared.clone(), log, clock.clone(), move || ready.news()),
+            None => Writer::start(shared.clone(), log, move || ready.news())
+                .map_err(|e| StartError::Failed(format!("the queue's thread cannot be started: {e}")))?,
+        };
 
         #[cfg(feature = "broker")]
-        let broker = match (plan.broker, heritage.broker.take()) {
-            (Some(wanted), Some(runs)) if runs.addr() == wanted => Some(runs),
-            (wanted, _) => wanted.map(crate::link::embedded::start).transpose().map_err(StartError::Failed)?,
+        let broker = match (plan.broker.clone(), heritage.broker.take()) {
+            (Some(wanted), Some(runs)) if runs.serves(&wanted) => Some(runs),
+            (wanted, runs) => {
+                drop(runs);
+                wanted.map(crate::link::embedded::start_with).transpose().map_err(StartError::Failed)?
+            }
         };
         #[cfg(not(feature = "broker"))]
         if plan.broker.is_some() {
@@ -175,12 +193,32 @@ impl Daemon {
             clock: clock.clone(),
             outbox: outbox.clone(),
         };
-        let socket = control::start(state.path(), desk);
+        let socket = if heritage.stage.is_some() { None } else { control::start(state.path(), desk) };
         let health_topic = plan.topics.bridge("health");
         let (link_tx, link_rx) = mpsc::channel(LINK_EVENTS);
-        let farewell = plan.link.will.clone().into_iter().collect();
-        let (link, link_handle) = Link::new(plan.link, outbox.clone(), link_tx);
-        let link = tokio::spawn(link.run());
+        let mut farewell: Vec<_> = plan.link.will.iter().cloned().collect();
+        let mut link = plan.link;
+        if let Some(homie) = &plan.homie {
+            link.beside.push(homie.root_state("lost"));
+            farewell.push(homie.root_state("disconnected"));
+        }
+        if let Some(node) = plan.sparkplug.clone() {
+            // its will belongs to the connection of its births: the gateway's own is kept beside
+            link.beside.extend(link.will.take());
+            link.stay = node.primary_host.is_some();
+            let (last, clock) = (last_bd_seq(&memory.recall("")), clock.clone());
+            link.will_of = Some(Arc::new(move |n| node.death(bd_seq(last, n), clock.now().wall)));
+        }
+        let (link, link_handle) = match &heritage.stage {
+            Some(stage) => {
+                let (link, handle) = stage.broker.link(link, outbox.clone(), link_tx);
+                (tokio::spawn(link), handle)
+            }
+            None => {
+                let (link, handle) = Link::new(link, outbox.clone(), link_tx);
+                (tokio::spawn(link.run()), handle)
+            }
+        };
 
         let (report_tx, report_rx) = mpsc::channel(REPORTS);
         let (answer_tx, answer_rx) = mpsc::channel(REPORTS);
@@ -200,19 +238,24 @@ impl Daemon {
             board: pins.board.describe(),
         };
         let specs = plan.devices.iter().map(|d| d.spec.clone()).collect();
-        let wants_fields: Vec<bool> = plan
-            .devices
-            .iter()
-            .map(|d| d.spec.points.iter().any(|id| plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)))
-            .collect();
+        let wants = |id: &PointId| {
+            let written = plan.logic.payloads.iter().any(|(of, payload)| of == id && payload.uses_fields());
+            written || plan.chains.get(id.0 as usize).is_some_and(Chain::reads_fields)
+        };
+        let wants_fields: Vec<bool> = plan.devices.iter().map(|d| d.spec.points.iter().any(wants)).collect();
+        // a rehearsal is the same each time
+        let seed = if heritage.stage.is_some() { 0 } else { fastrand::u64(..) };
+        let sessions = sessions::Plan { seed, ..plan.logic.sessions };
         let setup = Setup {
             topics: plan.topics,
             devices: specs,
             points: plan.points,
             chains: plan.chains,
-            logic: Logic { zone: Some(Zone(crate::clock::zone())), ..plan.logic },
+            logic: Logic { zone: Some(Zone(clock.zone())), sessions, ..plan.logic },
             info,
             home_assistant: plan.home_assistant,
+            sparkplug: plan.sparkplug,
+            homie: plan.homie,
             memory: memory.recall(""),
             boot: clock.boot(),
             abnormal,
@@ -254,7 +297,7 @@ impl Daemon {
         #[cfg(test)]
         let counters = parts.iter().map(|p| p.counters.clone()).collect();
         let (control, asks) = mpsc::channel(8);
-        let (wanted_tx, wanted) = mpsc::channel(1);
+        let (wanted_tx, wanted) = mpsc::channel(2);
         let hub = Hub {
             engine,
             clock: clock.clone(),
@@ -278,7 +321,9 @@ impl Daemon {
             asks,
             wake: wake_hub,
         }));
-        systemd::start(control.clone());
+        if heritage.stage.is_none() {
+            systemd::start(control.clone());
+        }
         Ok(Daemon {
             control,
             wanted,
@@ -330,6 +375,7 @@ impl Daemon {
         if tokio::time::timeout(STOP_OUTPUTS, outputs).await.is_err() {
             log::error!("outputs did not take on_stop in time");
         }
+        self.flush().await;
         self.link_handle.stop(std::mem::take(&mut self.farewell), STOP_LINK);
         if tokio::time::timeout(STOP_LINK + Duration::from_secs(1), &mut self.link).await.is_err() {
             log::warn!("the link did not end in time");

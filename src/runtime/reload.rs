@@ -5,7 +5,9 @@
 //! killed between the two has ended abnormally.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use serde_json::{Map, Value as Json};
 
@@ -14,8 +16,9 @@ use crate::engine::commands::Reply;
 use crate::model::DeviceId;
 use crate::plan::{DevicePlan, Plan};
 
+use super::stage::Stage;
 use super::state::StateDir;
-use super::{Ask, Daemon, Pins, StartError, systemd};
+use super::{Ask, Daemon, Pins, StartError, Wanted, systemd};
 
 /// How long an answer may take to leave before the link ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -43,6 +46,8 @@ pub struct Heritage {
     pub(super) kept: Vec<Place>,
     /// The directory of small things that still says that a daemon runs.
     pub(super) state: Option<StateDir>,
+    /// Where it is only a rehearsal.
+    pub(super) stage: Option<Stage>,
     #[cfg(feature = "broker")]
     pub(super) broker: Option<crate::link::embedded::Embedded>,
 }
@@ -61,6 +66,7 @@ impl Heritage {
             clock: Arc::new(Clock::new()),
             kept: Vec::new(),
             state: None,
+            stage: None,
             #[cfg(feature = "broker")]
             broker: None,
         }
@@ -74,6 +80,8 @@ pub enum Happened {
     Failed,
     /// A reload was asked for; with [`Daemon::answer`] it is answered.
     Reload(Box<Reply>),
+    /// The program is to end with 0: why.
+    Exit(String),
 }
 
 impl Daemon {
@@ -89,7 +97,10 @@ impl Daemon {
                 log::error!("the hub has ended");
                 Happened::Failed
             }
-            Some(reply) = self.wanted.recv() => Happened::Reload(Box::new(reply)),
+            Some(wanted) = self.wanted.recv() => match wanted {
+                Wanted::Reload(reply) => Happened::Reload(reply),
+                Wanted::Exit(why) => Happened::Exit(why),
+            },
         }
     }
 
@@ -106,7 +117,7 @@ impl Daemon {
     /// Stops in order, for `next` to be started: what both have is left as it is.
     pub async fn hand_over(mut self, next: &Plan) -> Heritage {
         systemd::reloading();
-        self.last_words().await;
+        self.last_words(LAST_WORDS).await;
         let wanted: Vec<Place> = next.devices.iter().filter_map(Place::of).collect();
         let (keep, kept): (Vec<DeviceId>, Vec<Place>) =
             self.places.iter().filter(|(_, place)| wanted.contains(place)).cloned().unzip();
@@ -116,14 +127,36 @@ impl Daemon {
             clock: self.clock,
             kept,
             state: Some(self.state),
+            stage: None,
             #[cfg(feature = "broker")]
             broker: self.broker,
         }
     }
 
-    /// Waits a moment for what was just said to reach the broker: the next plan may have another one.
-    async fn last_words(&self) {
+    /// Stops in order, when what was said has been heard.
+    pub async fn finish(self) {
+        self.last_words(LAST_WORDS * 10).await;
+        self.stop().await;
+    }
+
+    /// Lets the batches go that wait for further readings, and waits a moment for their answers. What the broker does not
+    /// take in that time waits in the queue.
+    pub(super) async fn flush(&self) {
+        self.outbox.flush();
         let until = Instant::now() + LAST_WORDS;
+        while self.outbox.holds() {
+            let stirred = self.outbox.stirred();
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.outbox.holds() || tokio::time::timeout(left, stirred).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits a moment for what was just said to reach the broker: the next plan may have another one.
+    async fn last_words(&self, within: Duration) {
+        self.outbox.flush();
+        let until = Instant::now() + within;
         loop {
             let stirred = self.outbox.stirred();
             let left = until.saturating_duration_since(Instant::now());

@@ -7,13 +7,15 @@ use serde_json::{Map, Value as Json, json};
 use tokio::task::JoinHandle;
 
 use crate::config::scalar::Span;
-use crate::engine::commands::{Reply, send_reply};
+use crate::engine::answers::send_reply;
+use crate::engine::commands::Reply;
 use crate::engine::requests::Request;
 use crate::engine::{Effect, Event};
 use crate::logging;
 use crate::model::{Outcome, OutcomeKind};
 use crate::wire::payload;
 
+use super::Wanted;
 use super::figures::figures;
 use super::hub::Hub;
 
@@ -48,7 +50,7 @@ impl Hub {
             }
             Request::LogLevel { level: None, .. } => Ok(Map::from_iter([("level".into(), json!(logging::level()))])),
             Request::LogLevel { level: Some(level), time } => self.log_level(&level, time),
-            Request::Reload => match self.wanted.try_send(reply.clone()) {
+            Request::Reload => match self.wanted.try_send(Wanted::Reload(Box::new(reply.clone()))) {
                 // whoever owns the file answers
                 Ok(()) => return,
                 Err(_) => Err((OutcomeKind::Busy, "a reload is going on".to_owned())),

@@ -65,7 +65,7 @@ fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
     let clock = Arc::new(crate::clock::Clock::new());
     let limits =
         queue::Limits { max_bytes: 1 << 20, max_age: Duration::from_secs(600), when_full: queue::WhenFull::DropOldest };
-    let shared = Shared::new(Queue::new(limits, 1), clock.start());
+    let shared = Shared::new(Queue::new(limits, 1), clock.start().into_std());
     let record = crate::wire::ReadingRecord {
         topic: "t/x".into(),
         qos: crate::model::Qos::AtLeastOnce,
@@ -74,6 +74,8 @@ fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
         words: Default::default(),
         value: crate::model::Value::Number(1.0),
         quality: crate::model::Quality::Good,
+        told: None,
+        batch: None,
     };
     let mono = clock.epoch().start.saturating_sub(5000);
     shared.lock().append(
@@ -85,7 +87,7 @@ fn sent_as(boot: impl Fn(u64) -> u64) -> Vec<(String, String)> {
         },
         Duration::ZERO,
     );
-    let outbox = outbox::QueueOutbox::new(shared, clock, Arc::default());
+    let outbox = outbox::QueueOutbox::new(shared, clock, Arc::default(), None);
     crate::link::Outbox::take(&*outbox).unwrap().message.properties.user
 }
 
@@ -107,13 +109,13 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
     let clock = Arc::new(Clock::new());
     let options = Options { memory: 4096, ..Options::new(dir.join("queue")) };
     let (queue, _log) = Queue::open(options, Duration::ZERO).unwrap();
-    let queue = Shared::new(queue, clock.start());
+    let queue = Shared::new(queue, clock.start().into_std());
     queue.lock().link_up();
     while !queue.lock().pressed() {
         queue.lock().append(crate::queue::Entry { body: vec![0; 100], ..Default::default() }, Duration::ZERO);
     }
     let wake = Arc::new(Notify::new());
-    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), wake.clone());
+    let outbox = QueueOutbox::new(queue.clone(), clock.clone(), wake.clone(), None);
     let (link_tx, link) = mpsc::channel(LINK_EVENTS);
     let (_, handle) = Link::new(plan.link, outbox.clone(), link_tx.clone());
     let devices: Vec<_> = plan.devices.iter().map(|d| d.spec.clone()).collect();
@@ -132,6 +134,8 @@ fn pressed_hub(dir: &std::path::Path) -> (Hub, hub::Ears, Hands) {
         logic: Default::default(),
         info: Default::default(),
         home_assistant: None,
+        sparkplug: None,
+        homie: None,
         memory: Default::default(),
         boot: Default::default(),
         abnormal: false,

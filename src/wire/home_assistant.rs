@@ -262,8 +262,11 @@ impl Teller<'_> {
 pub fn doubt(device: &DeviceSpec, point: &PointSpec, hint: &Hint, place: usize) -> Option<(&'static str, String)> {
     let writes = device.own.iter().find(|v| v.point == Some(place) && v.verb == "set");
     let Some(shape) = shape(device, point, hint, writes) else {
+        if point.batch.is_some() {
+            return None;
+        }
         let picture = matches!(point.device_class.as_deref(), Some("camera" | "image"));
-        let told = hint.values == "bytes" && !picture;
+        let told = hint.values == "bytes" && !picture && !point.own_payload;
         return (!told).then(|| ("payload", "Home Assistant cannot read this payload".to_owned()));
     };
     if let Some(state) = &hint.state_class
@@ -289,6 +292,7 @@ struct Shape {
 /// What a point is there; `None`: nothing that it can show.
 fn shape(device: &DeviceSpec, point: &PointSpec, hint: &Hint, writes: Option<&VerbSpec>) -> Option<Shape> {
     let raw = match point.payload {
+        _ if point.own_payload || point.batch.is_some() => return None,
         PayloadFormat::Plain => "value",
         PayloadFormat::Json => "value_json.value",
         PayloadFormat::Cbor => return None,

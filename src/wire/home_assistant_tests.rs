@@ -15,6 +15,8 @@ fn spec(id: u32, device: u32, name: &str, topic: &str) -> PointSpec {
         priority: Default::default(),
         expiry: None,
         payload: PayloadFormat::Plain,
+        own_payload: false,
+        batch: None,
         payload_on: "ON".into(),
         payload_off: "OFF".into(),
         unit: None,

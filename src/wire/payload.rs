@@ -63,25 +63,33 @@ pub fn reading(value: &Value, on: &str, off: &str, format: PayloadFormat, about:
             Value::Bool(b) => ((if *b { on } else { off }).as_bytes().to_vec(), "text/plain"),
             other => (other.to_string().into_bytes(), "text/plain"),
         },
-        PayloadFormat::Json => {
-            let mut map = Map::new();
-            map.insert("value".into(), to_json(value, on, off));
-            map.insert("time".into(), json!(time_text(about.time)));
-            if let Some(seq) = about.seq {
-                map.insert("seq".into(), json!(seq));
-            }
-            map.insert("quality".into(), json!(about.quality.as_str()));
-            if !about.synced {
-                map.insert("clock".into(), json!("unsynced"));
-            }
-            (Json::Object(map).to_string().into_bytes(), "application/json")
+        PayloadFormat::Json => (Json::Object(json(value, on, off, about)).to_string().into_bytes(), "application/json"),
+        PayloadFormat::Cbor => {
+            let mut bytes = Vec::with_capacity(96);
+            // into memory nothing fails
+            let _ = ciborium::into_writer(&Cbor::Map(cbor(value, on, off, about)), &mut bytes);
+            (bytes, "application/cbor")
         }
-        PayloadFormat::Cbor => (cbor(value, on, off, about), "application/cbor"),
     }
 }
 
+/// The map of a reading in JSON.
+pub(super) fn json(value: &Value, on: &str, off: &str, about: &About) -> Map<String, Json> {
+    let mut map = Map::new();
+    map.insert("value".into(), to_json(value, on, off));
+    map.insert("time".into(), json!(time_text(about.time)));
+    if let Some(seq) = about.seq {
+        map.insert("seq".into(), json!(seq));
+    }
+    map.insert("quality".into(), json!(about.quality.as_str()));
+    if !about.synced {
+        map.insert("clock".into(), json!("unsynced"));
+    }
+    map
+}
+
 /// The map of the JSON in CBOR, its keys in the same order. Whole numbers are integers.
-fn cbor(value: &Value, on: &str, off: &str, about: &About) -> Vec<u8> {
+pub(super) fn cbor(value: &Value, on: &str, off: &str, about: &About) -> Vec<(Cbor, Cbor)> {
     let value = match value {
         Value::Bool(b) => (if *b { on } else { off }).into(),
         Value::Number(n) if n.fract() == 0.0 && n.abs() < 9e15 => Cbor::Integer((*n as i64).into()),
@@ -95,10 +103,7 @@ fn cbor(value: &Value, on: &str, off: &str, about: &About) -> Vec<u8> {
     if !about.synced {
         map.push(("clock".into(), "unsynced".into()));
     }
-    let mut bytes = Vec::with_capacity(96);
-    // into memory nothing fails
-    let _ = ciborium::into_writer(&Cbor::Map(map), &mut bytes);
-    bytes
+    map
 }
 
 /// Writes the answer to a command.

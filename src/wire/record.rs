@@ -6,11 +6,18 @@
 
 use std::time::Duration;
 
-use crate::model::{Message, Now, PayloadFormat, Properties, Qos, Quality, Stamp, Value};
+use crate::model::{Message, Now, PayloadFormat, Properties, Qos, Quality, Stamp, Value, Wall};
 
 use super::payload::{self, About};
+use super::sparkplug::Told;
 
 const VERSION: u8 = 1;
+/// Kinds: a reading, a message, a reading with its place in Sparkplug, one with its batch, one with both.
+const READING: u8 = 0;
+const MESSAGE: u8 = 1;
+const TOLD: u8 = 2;
+const BATCHED: u8 = 3;
+const TOLD_AND_BATCHED: u8 = 4;
 
 /// A reading on its way.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +36,34 @@ pub struct ReadingRecord {
     pub value: Value,
     /// Whether to believe it.
     pub quality: Quality,
+    /// Its place in Sparkplug, where that is spoken.
+    pub told: Option<Box<Told>>,
+    /// Where it goes together with others.
+    pub batch: Option<Box<Batched>>,
+}
+
+/// How a reading goes together with others. It stands in the record, so that what waits goes as it was meant when it
+/// was read, whatever the file says by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batched {
+    /// The topic of the batch.
+    pub topic: String,
+    /// The name of the reading's point there.
+    pub point: String,
+    /// How long it may wait for others.
+    pub every: Duration,
+    /// With how many it goes at once.
+    pub max: u16,
+    /// It waits for nobody, and takes along who waits.
+    pub urgent: bool,
+}
+
+impl ReadingRecord {
+    /// What is said of it when it leaves.
+    pub(super) fn about(&self, sending: &Sending) -> About {
+        let (time, synced) = sending.time();
+        About { time, synced, seq: sending.seq, quality: self.quality }
+    }
 }
 
 /// One record.
@@ -41,7 +76,7 @@ pub enum Record {
 }
 
 /// What the queue and the clock know when a record is sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sending {
     /// The reading's number.
     pub seq: Option<u64>,
@@ -57,6 +92,13 @@ pub struct Sending {
     pub now: Now,
 }
 
+impl Sending {
+    /// When it was taken, as known now, and whether that can be trusted.
+    pub fn time(&self) -> (Wall, bool) {
+        if self.ours { self.taken.resolve(&self.now) } else { (self.taken.wall, self.taken.synced) }
+    }
+}
+
 impl Record {
     /// As bytes for the queue.
     pub fn encode(&self) -> Vec<u8> {
@@ -64,7 +106,12 @@ impl Record {
         w.u8(VERSION);
         match self {
             Record::Reading(r) => {
-                w.u8(0);
+                w.u8(match (&r.told, &r.batch) {
+                    (None, None) => READING,
+                    (Some(_), None) => TOLD,
+                    (None, Some(_)) => BATCHED,
+                    (Some(_), Some(_)) => TOLD_AND_BATCHED,
+                });
                 w.text(&r.topic);
                 w.u8(r.qos.number());
                 w.u8(u8::from(r.retain));
@@ -78,28 +125,25 @@ impl Record {
                     Quality::Bad => 1,
                     Quality::Stale => 2,
                 });
-                match &r.value {
-                    Value::Bool(b) => {
-                        w.u8(u8::from(*b));
-                        w.text(&r.words.0);
-                        w.text(&r.words.1);
+                w.value(&r.value, (&r.words.0, &r.words.1));
+                if let Some(told) = &r.told {
+                    w.text(&told.device);
+                    w.text(&told.metric);
+                    w.u8(u8::from(told.value.is_some()));
+                    if let Some(value) = &told.value {
+                        w.value(value, ("", ""));
                     }
-                    Value::Number(n) => {
-                        w.u8(2);
-                        w.u64(n.to_bits());
-                    }
-                    Value::Text(t) => {
-                        w.u8(3);
-                        w.text(t);
-                    }
-                    Value::Bytes(b) => {
-                        w.u8(4);
-                        w.bytes(b);
-                    }
+                }
+                if let Some(batch) = &r.batch {
+                    w.text(&batch.topic);
+                    w.text(&batch.point);
+                    w.u32(u32::try_from(batch.every.as_millis()).unwrap_or(u32::MAX));
+                    w.u32(u32::from(batch.max));
+                    w.u8(u8::from(batch.urgent));
                 }
             }
             Record::Message(m) => {
-                w.u8(1);
+                w.u8(MESSAGE);
                 w.text(&m.topic);
                 w.u8(m.qos.number());
                 w.u8(u8::from(m.retain));
@@ -124,13 +168,18 @@ impl Record {
     fn room(&self) -> usize {
         match self {
             Record::Reading(r) => {
-                let value = match &r.value {
-                    Value::Bool(_) => 8 + r.words.0.len() + r.words.1.len(),
+                let value = |value: &Value, words: usize| match value {
+                    Value::Bool(_) => 8 + words,
                     Value::Number(_) => 8,
                     Value::Text(t) => 4 + t.len(),
                     Value::Bytes(b) => 4 + b.len(),
                 };
-                11 + r.topic.len() + value
+                let told = r.told.as_ref().map_or(0, |told| {
+                    let own = told.value.as_ref().map_or(0, |v| 1 + value(v, 0));
+                    9 + told.device.len() + told.metric.len() + own
+                });
+                let batch = r.batch.as_ref().map_or(0, |b| 17 + b.topic.len() + b.point.len());
+                11 + r.topic.len() + value(&r.value, r.words.0.len() + r.words.1.len()) + told + batch
             }
             Record::Message(m) => 64 + m.topic.len() + m.payload.len(),
         }
@@ -143,7 +192,7 @@ impl Record {
             return Err("a record of another version");
         }
         let record = match r.u8()? {
-            0 => {
+            kind @ (READING | TOLD | BATCHED | TOLD_AND_BATCHED) => {
                 let topic = r.text()?;
                 let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
                 let retain = r.u8()? != 0;
@@ -157,20 +206,38 @@ impl Record {
                     1 => Quality::Bad,
                     _ => Quality::Stale,
                 };
-                let mut words = (String::new(), String::new());
-                let value = match r.u8()? {
-                    b @ (0 | 1) => {
-                        words = (r.text()?, r.text()?);
-                        Value::Bool(b == 1)
+                let (value, words) = r.value()?;
+                let told = match kind {
+                    READING | BATCHED => None,
+                    _ => {
+                        let (device, metric) = (r.text()?, r.text()?);
+                        let value = if r.u8()? == 0 { None } else { Some(r.value()?.0) };
+                        Some(Box::new(Told { device, metric, value }))
                     }
-                    2 => Value::Number(f64::from_bits(r.u64()?)),
-                    3 => Value::Text(r.text()?),
-                    4 => Value::Bytes(r.bytes()?.to_vec()),
-                    _ => return Err("kind of value"),
                 };
-                Record::Reading(Box::new(ReadingRecord { topic, qos, retain, format, words, value, quality }))
+                let batch = match kind {
+                    BATCHED | TOLD_AND_BATCHED => Some(Box::new(Batched {
+                        topic: r.text()?,
+                        point: r.text()?,
+                        every: Duration::from_millis(u64::from(r.u32()?)),
+                        max: u16::try_from(r.u32()?).map_err(|_| "batch")?,
+                        urgent: r.u8()? != 0,
+                    })),
+                    _ => None,
+                };
+                Record::Reading(Box::new(ReadingRecord {
+                    topic,
+                    qos,
+                    retain,
+                    format,
+                    words,
+                    value,
+                    quality,
+                    told,
+                    batch,
+                }))
             }
-            1 => {
+            MESSAGE => {
                 let topic = r.text()?;
                 let qos = Qos::from_number(r.u8()?).ok_or("qos")?;
                 let retain = r.u8()? != 0;
@@ -196,10 +263,8 @@ impl Record {
         match self {
             Record::Message(m) => *m,
             Record::Reading(r) => {
-                let taken = &sending.taken;
-                let (time, synced) =
-                    if sending.ours { taken.resolve(&sending.now) } else { (taken.wall, taken.synced) };
-                let about = About { time, synced, seq: sending.seq, quality: r.quality };
+                let about = r.about(sending);
+                let (time, synced) = (about.time, about.synced);
                 let (payload, kind) = payload::reading(&r.value, &r.words.0, &r.words.1, r.format, &about);
                 let mut user = Vec::with_capacity(5);
                 user.push(("time".to_owned(), payload::time_text(time)));
@@ -246,6 +311,28 @@ impl Writer {
     fn text(&mut self, v: &str) {
         self.bytes(v.as_bytes());
     }
+    /// `words`: for ON and OFF.
+    fn value(&mut self, v: &Value, words: (&str, &str)) {
+        match v {
+            Value::Bool(b) => {
+                self.u8(u8::from(*b));
+                self.text(words.0);
+                self.text(words.1);
+            }
+            Value::Number(n) => {
+                self.u8(2);
+                self.u64(n.to_bits());
+            }
+            Value::Text(t) => {
+                self.u8(3);
+                self.text(t);
+            }
+            Value::Bytes(b) => {
+                self.u8(4);
+                self.bytes(b);
+            }
+        }
+    }
     fn optional(&mut self, v: Option<&[u8]>) {
         self.u8(u8::from(v.is_some()));
         if let Some(v) = v {
@@ -278,6 +365,16 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Result<String, &'static str> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| "UTF-8")
     }
+    fn value(&mut self) -> Result<(Value, (String, String)), &'static str> {
+        let value = match self.u8()? {
+            b @ (0 | 1) => return Ok((Value::Bool(b == 1), (self.text()?, self.text()?))),
+            2 => Value::Number(f64::from_bits(self.u64()?)),
+            3 => Value::Text(self.text()?),
+            4 => Value::Bytes(self.bytes()?.to_vec()),
+            _ => return Err("kind of value"),
+        };
+        Ok((value, Default::default()))
+    }
     fn optional(&mut self) -> Result<Option<&'a [u8]>, &'static str> {
         if self.u8()? == 0 { Ok(None) } else { self.bytes().map(Some) }
     }
@@ -289,7 +386,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Mono, Wall};
+    use crate::model::Mono;
     use proptest::prelude::*;
 
     fn reading(value: Value) -> ReadingRecord {
@@ -301,6 +398,8 @@ mod tests {
             words: ("ON".into(), "OFF".into()),
             value,
             quality: Quality::Good,
+            told: None,
+            batch: None,
         }
     }
     fn sending(ours: bool) -> Sending {
@@ -333,6 +432,22 @@ mod tests {
             let words = Default::default();
             all.push(Record::Reading(Box::new(ReadingRecord { words, format, ..reading(Value::Number(1.0)) })));
         }
+        for value in [None, Some(Value::Number(2.0)), Some(Value::Bool(true)), Some(Value::Text("x".into()))] {
+            let told = Some(Box::new(Told { device: "weather".into(), metric: "temperature".into(), value }));
+            all.push(Record::Reading(Box::new(ReadingRecord { told, ..reading(Value::Bool(true)) })));
+        }
+        let batch = Batched {
+            topic: "shed".into(),
+            point: "door".into(),
+            every: Duration::from_millis(1500),
+            max: 1000,
+            urgent: true,
+        };
+        let told = Told { device: "shed".into(), metric: "door".into(), value: Some(Value::Number(2.0)) };
+        for told in [None, Some(Box::new(told))] {
+            let batch = Some(Box::new(batch.clone()));
+            all.push(Record::Reading(Box::new(ReadingRecord { told, batch, ..reading(Value::Bool(true)) })));
+        }
         for record in all {
             let bytes = record.encode();
             if let Record::Reading(_) = record {
@@ -362,7 +477,7 @@ mod tests {
             prop_assert_eq!(Record::decode(&r.encode()), Ok(r));
         }
         #[test]
-        fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0u8..3) {
+        fn foreign_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0u8..4) {
             if let Some(b) = bytes.first_mut() { *b = first; }
             let _ = Record::decode(&bytes);
         }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::homie;
 use crate::model::{DeviceId, DeviceSpec, PointId, PointSpec, Qos};
 
 /// What a subscribed topic means.
@@ -25,6 +26,12 @@ pub enum Route {
     SimPin(u8),
     /// Home Assistant says whether it is there.
     HomeAssistant,
+    /// A Sparkplug host commands the node, or one of its devices.
+    Sparkplug(Option<DeviceId>),
+    /// Sparkplug's primary host says whether it is there.
+    SparkplugHost,
+    /// A Homie controller sets a property.
+    Homie(DeviceId, homie::Target),
 }
 
 /// The gateway's topics.
@@ -46,6 +53,8 @@ impl Topics {
         for verb in REQUESTS {
             topics.routes.insert(format!("{prefix}/bridge/request/{verb}"), Route::Request((*verb).to_owned()));
         }
+        // who asks for what is not there is told so
+        topics.listen_to(&format!("{prefix}/bridge/request/+"), Qos::AtLeastOnce);
         topics
     }
 
@@ -138,9 +147,20 @@ impl Topics {
         self.routes.insert(status_topic.to_owned(), Route::HomeAssistant);
     }
 
+    /// Listens to a topic of a dialect's own.
+    pub fn listen_as(&mut self, topic: String, route: Route) {
+        self.routes.insert(topic, route);
+    }
+
     /// What a topic means to us.
     pub fn route(&self, topic: &str) -> Option<&Route> {
         self.routes.get(topic)
+    }
+
+    /// The verb of `P/bridge/request/<verb>`, whether it is known or not.
+    pub fn asked<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        let verb = topic.strip_prefix(&self.prefix)?.strip_prefix("/bridge/request/")?;
+        (!verb.contains('/')).then_some(verb)
     }
 
     /// The first levels of every topic of the gateway's own.
@@ -301,6 +321,7 @@ mod tests {
         let mut topics = Topics::new("gw");
         topics.listen_to("a/b", Qos::ExactlyOnce);
         topics.listen_to("a/+", Qos::AtMostOnce);
+        assert!(topics.subscriptions().contains(&("gw/bridge/request/+".into(), Qos::AtLeastOnce)));
         topics.listen_to("gw/#", Qos::AtMostOnce);
         let want = [("a/+", Qos::ExactlyOnce), ("gw/#", Qos::AtLeastOnce)];
         assert_eq!(topics.subscriptions(), want.map(|(f, q)| (f.to_owned(), q)));

@@ -123,10 +123,10 @@ fn commands_are_answered_where_they_ask_and_executed_once() {
     // old news
     let old = "{\"value\":\"ON\",\"time\":\"2020-01-01T00:00:00Z\"}";
     publish(&broker, "gw/pump/set", old, &[]);
-    result(&mut all, "pump", "expired", "holds for 30s");
+    result(&mut all, "pump", "expired", "holds for 30 s");
     let time = |seconds: i64| (jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds)).to_string();
     publish(&broker, "gw/pump/set", &format!("{{\"value\":\"ON\",\"ttl\":\"5s\",\"time\":\"{}\"}}", time(20)), &[]);
-    result(&mut all, "pump", "expired", "holds for 5s");
+    result(&mut all, "pump", "expired", "holds for 5 s");
     publish(&broker, "gw/pump/set", "ON", &["-D", "publish", "user-property", "time", &time(90)]);
     result(&mut all, "pump", "expired", "");
     publish(&broker, "gw/pump/set", &format!("{{\"value\":\"ON\",\"ttl\":\"60s\",\"time\":\"{}\"}}", time(20)), &[]);

@@ -11,7 +11,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 
-use crate::support::gateway::{Home, Pty, Watch};
+use crate::support::gateway::{Home, Pty, Watch, publish};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::program::PATIENCE;
 
@@ -120,5 +120,23 @@ devices:
         probe.expect("gw/probe", &n.to_string());
     }
     println!("{REQUESTS} requests, {count} readings meanwhile");
+    gateway.stop();
+}
+
+#[test]
+fn a_request_that_nobody_knows_is_told_what_there_is_and_health_says_its_type() {
+    let mut broker = Mosquitto::start();
+    let home = Home::simple(&broker, "");
+    let mut all = Watch::on(&mut broker, "gw/#");
+    let mut gateway = home.start();
+    all.until_payload("gw/bridge/state", "online");
+    let health = all.next("gw/bridge/health");
+    assert_eq!(health.properties["content-type"], "application/json", "{health:?}");
+    gateway.log("connected");
+    publish(&broker, "gw/bridge/request/reboot", "{\"transaction\":7}", &[]);
+    let answer = all.next("gw/bridge/response/reboot").json();
+    assert_eq!((&answer["outcome"], &answer["transaction"]), (&"rejected".into(), &7.into()));
+    let reason = answer["reason"].as_str().unwrap();
+    assert!(reason.contains("reboot") && reason.contains("health") && reason.contains("reload"), "{reason}");
     gateway.stop();
 }

@@ -23,8 +23,9 @@ JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000") + b"a picture" 
 # Units of its newer documentation; this version shows them, and wishes for others.
 NEWER = {"frequency": {"mHz"}, "nitrogen_dioxide": {"ppm"}, "ozone": {"ppm"}, "power": {"BTU/h"}}
 
-# What a bare Home Assistant without its other integrations says of itself.
-OF_ITSELF = ("Skipping pip installation", "zlib_ng and isal are not available")
+# What a bare Home Assistant without its other integrations says of itself, and of a topic that is emptied twice: it
+# empties those of a device that went once more.
+OF_ITSELF = ("Skipping pip installation", "zlib_ng and isal are not available", "No device components to cleanup")
 
 
 def entity(platform, unique, name, device=None, **more):

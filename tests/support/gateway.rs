@@ -216,8 +216,23 @@ impl Watch {
         Watch { program, waiting: VecDeque::new(), lines: Vec::new() }
     }
 
+    /// The same at any broker on this machine: it listens when this is called.
+    pub fn at(port: u16, filter: &str) -> Watch {
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "mosquitto_sub", "-d", "-h", "127.0.0.1", "-p", &port.to_string(), "-V", "mqttv5"]);
+        let mut program = Program::start(command.args(["-t", filter, "-q", "2", "-F", "%j"]));
+        program.out.wait_for("Subscribed (mid");
+        Watch { program, waiting: VecDeque::new(), lines: Vec::new() }
+    }
+
     fn pull(&mut self) -> Got {
-        let line = self.program.out.line();
+        // its debug lines are no messages
+        let line = loop {
+            let line = self.program.out.line();
+            if line.starts_with('{') {
+                break line;
+            }
+        };
         let got = Got::of(&line);
         self.lines.push(line);
         got
@@ -300,7 +315,12 @@ impl Watch {
 
 /// Publishes by mosquitto_pub at QoS 1 with MQTT 5; it has been acknowledged when this returns.
 pub fn publish(broker: &Mosquitto, topic: &str, payload: &str, args: &[&str]) {
-    let port = broker.port().to_string();
+    publish_at(broker.port(), topic, payload, args);
+}
+
+/// The same at any broker on this machine.
+pub fn publish_at(port: u16, topic: &str, payload: &str, args: &[&str]) {
+    let port = port.to_string();
     let mut command = Command::new("mosquitto_pub");
     command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "mqttv5", "-t", topic]);
     match payload {

@@ -89,13 +89,13 @@ impl Outbox for Memory {
         let mut inner = self.inner.lock().unwrap();
         if let Some((token, message)) = inner.again.pop_first() {
             inner.taken.insert(token, message.clone());
-            return Some(Outbound { token, message });
+            return Some(Outbound { token: Some(token), message });
         }
         let out = inner.queue.take(Duration::ZERO)?;
         let index = u64::from_le_bytes(out.body.try_into().unwrap());
         let message = inner.messages[index as usize].clone();
         inner.taken.insert(out.token, message.clone());
-        Some(Outbound { token: out.token, message })
+        Some(Outbound { token: Some(out.token), message })
     }
     fn done(&self, token: u64) {
         let mut inner = self.inner.lock().unwrap();
@@ -105,7 +105,7 @@ impl Outbox for Memory {
         drop(inner);
         self.changed.notify_one();
     }
-    fn refused(&self, token: u64, refusal: Refusal) {
+    fn refused(&self, token: u64, refusal: Refusal) -> bool {
         let mut inner = self.inner.lock().unwrap();
         let message = inner.taken.remove(&token).expect("refused once, and only what was taken");
         match refusal {
@@ -120,8 +120,9 @@ impl Outbox for Memory {
         }
         drop(inner);
         self.changed.notify_one();
+        true
     }
-    fn link_up(&self) {
+    fn link_up(&self, _: u64) {
         self.inner.lock().unwrap().queue.link_up();
     }
     fn link_down(&self) {
@@ -159,6 +160,9 @@ pub fn config(url: &str, protocol: Protocol) -> LinkConfig {
         in_flight: 64,
         session_expiry: Duration::ZERO,
         will: None,
+        will_of: None,
+        beside: Vec::new(),
+        stay: false,
         hello: Vec::new(),
         subscriptions: Vec::new(),
         patience: Patience::default(),

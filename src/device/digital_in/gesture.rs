@@ -3,7 +3,9 @@
 //! `long`: held for a second, said while it is still held. `double`: pressed again within 400 ms of being released.
 //! `click`: any other press; where `double` is wanted too it is said only when a second press can no longer come.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -5,10 +5,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use crate::device::input::{self, Guard, PAUSE};
 use crate::device::{Context, Counters, DeviceError, Driver, Task};
@@ -145,7 +145,7 @@ impl Driver for Group {
                         }
                         waiting = Some(Waiting { word: self.read(&pins)?, since: bell.last().unwrap_or_else(Instant::now) });
                     }
-                    () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
+                    () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                         let word = self.read(&pins)?;
                         match waiting.take() {
                             // an edge is on its way to us: the window begins anew
@@ -157,7 +157,7 @@ impl Driver for Group {
                             _ => {}
                         }
                     }
-                    () = async { sleep_until(calm.unwrap_or_else(Instant::now).into()).await }, if calm.is_some() => {
+                    () = async { sleep_until(calm.unwrap_or_else(Instant::now)).await }, if calm.is_some() => {
                         calm = None;
                         input::flooding(cx, false, LIMIT);
                     }

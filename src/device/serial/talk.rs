@@ -15,7 +15,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::codec::{Decoded, Frame, Joined, Output, Pipeline, Reason};
 use crate::config::scalar::Span;

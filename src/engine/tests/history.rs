@@ -18,6 +18,7 @@ use crate::model::{
 use crate::plan::{Ask, Plan, check};
 use crate::wire::Record;
 use crate::wire::record::Sending;
+use crate::wire::sparkplug::{Device, Metric, Word, write_command};
 
 /// 2026-11-20T12:00:00Z: the clock of every history begins then.
 const NOON: i64 = 1_795_176_000_000;
@@ -62,7 +63,7 @@ impl House {
         };
         let checked = check(text.as_bytes(), &ask);
         let Some(plan) = checked.plan else { panic!("{:#?}", checked.problems) };
-        let Plan { topics, devices, points, chains, logic, home_assistant, .. } = plan;
+        let Plan { topics, devices, points, chains, logic, home_assistant, sparkplug, homie, .. } = plan;
         let zone = Some(Zone(TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()));
         let now = Now { wall: Wall(NOON), mono: Mono::default(), synced: true };
         let devices: Vec<_> = devices.into_iter().map(|d| d.spec).collect();
@@ -84,6 +85,8 @@ impl House {
                     logic: Logic { zone, ..logic },
                     info,
                     home_assistant,
+                    sparkplug,
+                    homie,
                     memory: Default::default(),
                     boot: Default::default(),
                     abnormal: false,
@@ -155,6 +158,7 @@ impl House {
                 Event::Gap(GapReport { from: n(0), to: n(1), count: n(2), reason: parts[3].into(), point: None })
             }
             "problem" => Event::Problem(rest.into()),
+            "fill" => Event::QueueFill(rest.parse().unwrap()),
             other => panic!("no event `{other}`"),
         };
         self.feed(event)
@@ -192,12 +196,12 @@ impl House {
         DeviceId(self.devices.iter().position(|d| d == name).unwrap_or_else(|| panic!("no device {name}")) as u32)
     }
 
-    /// `TOPIC (dup, retain, backlog, expiry 5s, reply a/b, corr xy, user k=v) PAYLOAD`
+    /// `TOPIC (dup, retain, backlog, metrics 5s, expiry 5s, reply a/b, corr xy, user k=v) PAYLOAD`
     fn incoming(&mut self, rest: &str) -> Incoming {
         self.incoming += 1;
         let (topic, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let mut m = Incoming { topic: topic.into(), ack: self.incoming, ..Incoming::default() };
-        let mut payload = rest;
+        let (mut payload, mut metrics) = (rest, None);
         if let Some((flags, behind)) = rest.strip_prefix('(').and_then(|r| r.split_once(')')) {
             payload = behind.trim_start();
             for flag in flags.split(", ") {
@@ -206,6 +210,9 @@ impl House {
                     "dup" => m.dup = true,
                     "retain" => m.retain = true,
                     "backlog" => m.backlog = true,
+                    // the payload is that of a Sparkplug host, sent so long ago
+                    "metrics" if value.is_empty() => metrics = Some(Duration::ZERO),
+                    "metrics" => metrics = Some(value.parse::<Span>().unwrap().0),
                     "expiry" => m.properties.expiry = Some(value.parse::<Span>().unwrap().0),
                     "reply" => m.properties.response_topic = Some(value.into()),
                     "corr" => m.properties.correlation = Some(value.into()),
@@ -218,6 +225,21 @@ impl House {
             }
         }
         m.payload = payload.as_bytes().to_vec();
+        if let Some(age) = metrics {
+            let metric = |text: &'_ str| {
+                let (name, value) = text.split_once('=').unwrap();
+                let alias = name.strip_prefix('#').map(|n| n.parse::<u64>().unwrap());
+                let value = match value {
+                    "true" => Value::Bool(true),
+                    "false" => Value::Bool(false),
+                    other => self::value(other),
+                };
+                (alias.is_none().then(|| name.to_owned()), alias, value)
+            };
+            let metrics: Vec<_> = payload.split("; ").map(metric).collect();
+            let time = self.now.wall.0 - age.as_millis() as i64;
+            m.payload = write_command(Some(time as u64), &metrics);
+        }
         m
     }
 
@@ -242,6 +264,11 @@ impl House {
                 format!("remember {key} {value}{}", if *urgent { " urgent" } else { "" })
             }
             Effect::Log(text) => format!("log {text}"),
+            Effect::Listen(filter, qos) => format!("listen {filter} qos {}", qos.number()),
+            Effect::Hush(filter) => format!("hush {filter}"),
+            Effect::Exit(why) => format!("exit: {why}"),
+            Effect::Sparkplug(word) => format!("sparkplug {}", sparkplug(word)),
+            Effect::Leave { connection, why } => format!("leave connection {connection}: {why}"),
             Effect::Daemon(request, reply) => {
                 let transaction = reply.transaction.as_ref().map_or(String::new(), |t| format!(" transaction {t}"));
                 format!("daemon {request:?} to {}{transaction}", reply.topic.as_deref().unwrap_or("nobody"))
@@ -294,6 +321,27 @@ impl House {
             line += &format!(" taken {}", Span(taken.mono.0));
         }
         line
+    }
+}
+
+fn sparkplug(word: &Word) -> String {
+    let metrics = |list: &[Metric]| {
+        let shown = list.iter().map(|m| {
+            let quality = if m.quality == Quality::Good { String::new() } else { format!(" {}", m.quality.as_str()) };
+            let value = m.value.as_ref().map_or("null".into(), ToString::to_string);
+            format!("{}={value}{quality}", m.name)
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    let device = |d: &Device| format!("{}{} {{{}}}", d.name, if d.alive { "" } else { " (dead)" }, metrics(&d.metrics));
+    match word {
+        Word::Born(birth) => {
+            let devices: Vec<String> = birth.devices.iter().map(device).collect();
+            format!("born {} of connection {}: {}", birth.bd_seq, birth.connection, devices.join(" "))
+        }
+        Word::Device(of) => format!("device {}", device(of)),
+        Word::Dead(name) => format!("dead {name}"),
+        Word::Node(list) => format!("node {{{}}}", metrics(list)),
     }
 }
 

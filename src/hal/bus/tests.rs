@@ -153,7 +153,7 @@ async fn a_port_that_is_gone_is_told_and_comes_back_under_its_name() {
         let unplugged = Instant::now();
         drop(pty);
         assert!(matches!(soon(a.next()).await, Heard::Lost(_)));
-        assert!(unplugged.elapsed() < Duration::from_secs(1));
+        assert!(unplugged.elapsed() < LONG / 2);
         let later = soon(bus.join()).await;
         assert!(later.is_err());
     }

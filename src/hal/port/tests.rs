@@ -2,13 +2,14 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::net::unix::pipe;
+use tokio::time::Instant;
 
 use super::*;
 use crate::hal::HalErrorKind;

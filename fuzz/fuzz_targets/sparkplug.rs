@@ -1,0 +1,7 @@
+//! `sparkplug` of `targets.rs`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::run("sparkplug", data));
