@@ -52,6 +52,11 @@ crash-states n="1000000":
 broker-faults:
     cargo test --test link --test storm
 
+# The real Home Assistant judges what it is told; fetches it (440 MB) the first time. Needs mosquitto.
+home-assistant:
+    cargo build --release --locked
+    .ci/home-assistant.sh target/release/pinpost
+
 # Twelve ports at once with garbage, torn writes and hit frames; every reading there, none of a hit frame. Needs mosquitto.
 many-ports seconds="60":
     MANY_PORTS_SECONDS={{seconds}} cargo test --test daemon twelve_ports -- --nocapture

@@ -327,11 +327,14 @@ fn shape(device: &DeviceSpec, point: &PointSpec, hint: &Hint, writes: Option<&Ve
                 );
                 return Some(Shape { platform: "light", more: Json::Object(more), by_class });
             }
+            let least = least.min(most - 1);
+            // one below the range is its 0 %; Home Assistant complains of anything lower
+            let number = format!("{{{{ [{raw} | float(0) | round, {}] | max }}}}", least - 1);
             put(
                 &mut more,
                 json!({
                     "percentage_state_topic": topic, "percentage_value_template": number,
-                    "percentage_command_topic": set, "speed_range_min": least.min(most - 1), "speed_range_max": most,
+                    "percentage_command_topic": set, "speed_range_min": least, "speed_range_max": most,
                 }),
             );
             return Some(Shape { platform: "fan", more: Json::Object(more), by_class });
@@ -379,7 +382,7 @@ fn shape(device: &DeviceSpec, point: &PointSpec, hint: &Hint, writes: Option<&Ve
             "binary_sensor"
         }
         _ => {
-            let state = state_class(hint, class).filter(|s| !s.is_empty());
+            let state = state_class(hint, class, point.unit.as_deref()).filter(|s| !s.is_empty());
             more.extend(state.map(|s| ("state_class".to_owned(), json!(s))));
             "sensor"
         }
@@ -398,12 +401,17 @@ fn shape(device: &DeviceSpec, point: &PointSpec, hint: &Hint, writes: Option<&Ve
     Some(Shape { platform, more: Json::Object(more), by_class })
 }
 
-/// As it is written; of a number, else what its class allows.
-fn state_class<'a>(hint: &'a Hint, class: &str) -> Option<&'a str> {
+/// As it is written; of a number, else what its class allows. What may be a number is one where it has a unit: Home
+/// Assistant itself takes nothing else of such a sensor.
+fn state_class<'a>(hint: &'a Hint, class: &str, unit: Option<&str>) -> Option<&'a str> {
+    let number = match hint.values {
+        "a number or text" | "as computed" => unit.is_some_and(|u| !u.is_empty()),
+        values => values == "a number",
+    };
     match hint.state_class.as_deref() {
         Some(s @ ("measurement" | "measurement_angle" | "total" | "total_increasing")) => Some(s),
         Some(_) => None,
-        None if hint.values != "a number" => None,
+        None if !number => None,
         None => Some(match class {
             "energy" | "gas" | "water" | "reactive_energy" => "total_increasing",
             "volume" | "monetary" => "total",

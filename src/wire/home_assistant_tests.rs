@@ -151,6 +151,17 @@ fn each_kind_of_point_has_its_platform() {
             json!({ "state_class": "measurement", "state_topic": "t", "unit_of_measurement": "degC" }),
         ),
         (
+            // nobody said that it is a number, but what has a unit is one: it gets its statistics
+            entity(device("x", "serial", &[0]), with(|p| p.unit = Some("V".into())), "a number or text"),
+            "sensor_x",
+            json!({ "state_class": "measurement", "state_topic": "t", "unit_of_measurement": "V" }),
+        ),
+        (
+            entity(device("x", "serial", &[0]), with(|_| ()), "a number or text"),
+            "sensor_x",
+            json!({ "state_topic": "t" }),
+        ),
+        (
             entity(device("x", "serial", &[0]), with(|p| p.payload = PayloadFormat::Json), "text"),
             "sensor_x",
             json!({ "state_topic": "t", "value_template": "{{ value_json.value }}" }),
@@ -197,7 +208,7 @@ fn each_kind_of_point_has_its_platform() {
             json!({
                 "command_topic": "t/set", "payload_on": "ON", "payload_off": "OFF", "state_topic": "t",
                 "state_value_template": "{{ 'ON' if (value | float(0)) > 0 else 'OFF' }}",
-                "percentage_state_topic": "t", "percentage_value_template": "{{ value | float(0) | round }}",
+                "percentage_state_topic": "t", "percentage_value_template": "{{ [value | float(0) | round, 9] | max }}",
                 "percentage_command_topic": "t/set", "speed_range_min": 10, "speed_range_max": 80,
             }),
         ),

@@ -39,7 +39,7 @@ const MEASURED: &[(&str, &[&str])] = &[
     ("apparent_power", &["mVA", "VA", "kVA"]),
     ("aqi", &[""]),
     ("area", &["m²", "cm²", "km²", "mm²", "in²", "ft²", "yd²", "mi²", "ac", "ha"]),
-    ("atmospheric_pressure", &["cbar", "bar", "hPa", "mmHg", "inHg", "inH₂O", "kPa", "mbar", "Pa", "psi"]),
+    ("atmospheric_pressure", &["mPa", "cbar", "bar", "hPa", "mmHg", "inHg", "inH₂O", "kPa", "mbar", "Pa", "psi"]),
     ("battery", &["%"]),
     ("blood_glucose_concentration", &["mg/dL", "mmol/L"]),
     ("carbon_dioxide", &["ppm"]),
@@ -47,7 +47,13 @@ const MEASURED: &[(&str, &[&str])] = &[
     ("conductivity", &["S/cm", "mS/cm", "μS/cm", "µS/cm"]),
     ("current", &["A", "mA"]),
     ("data_rate", &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "B/s", "kB/s", "MB/s", "GB/s", "KiB/s", "MiB/s", "GiB/s"]),
-    ("data_size", &["bit", "kbit", "Mbit", "Gbit", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"]),
+    (
+        "data_size",
+        &[
+            "bit", "kbit", "Mbit", "Gbit", "B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB", "PB", "EB", "ZB",
+            "YB", "PiB", "EiB", "ZiB", "YiB",
+        ],
+    ),
     ("distance", &["km", "m", "cm", "mm", "mi", "nmi", "yd", "in", "ft"]),
     ("duration", &["d", "h", "min", "s", "ms", "μs", "µs"]),
     ("energy", &["J", "kJ", "MJ", "GJ", "mWh", "Wh", "kWh", "MWh", "GWh", "TWh", "cal", "kcal", "Mcal", "Gcal"]),
@@ -81,7 +87,10 @@ const MEASURED: &[(&str, &[&str])] = &[
     ("reactive_power", &["mvar", "var", "kvar"]),
     ("signal_strength", &["dB", "dBm"]),
     ("sound_pressure", &["dB", "dBA"]),
-    ("speed", &["ft/s", "in/d", "in/h", "in/s", "km/h", "kn", "m/s", "mph", "mm/d", "mm/s", "m/min", "Beaufort"]),
+    (
+        "speed",
+        &["mm/h", "ft/s", "in/d", "in/h", "in/s", "km/h", "kn", "m/s", "mph", "mm/d", "mm/s", "m/min", "Beaufort"],
+    ),
     ("sulphur_dioxide", &["ppb", "μg/m³", "µg/m³"]),
     ("temperature", &["°C", "°F", "K"]),
     ("temperature_delta", &["°C", "°F", "K"]),
@@ -97,7 +106,7 @@ const MEASURED: &[(&str, &[&str])] = &[
     ("water", &["L", "gal", "m³", "ft³", "CCF", "MCF"]),
     ("weight", &["kg", "g", "mg", "μg", "µg", "oz", "lb", "st"]),
     ("wind_direction", &["°"]),
-    ("wind_speed", &["Beaufort", "ft/s", "km/h", "kn", "m/s", "mph", "m/min"]),
+    ("wind_speed", &["in/s", "mm/s", "Beaufort", "ft/s", "km/h", "kn", "m/s", "mph", "m/min"]),
 ];
 
 /// Why a platform would not take this class with this unit (empty: none).
