@@ -2,10 +2,11 @@
 //! device or entity that was renamed or removed does not stay there as a ghost.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::model::{Deliver, DeviceSpec, Incoming, Now, PointSpec};
+use crate::model::{Deliver, DeviceSpec, Incoming, Mono, Now, PointSpec};
 use crate::wire::Topics;
 use crate::wire::home_assistant::{Announcement, Gateway, Settings, announcements};
 
@@ -18,12 +19,18 @@ const KEY: &str = "discovery/";
 /// So many entities of a device are taken back again and again, for a Home Assistant that was away.
 const GONE: usize = 64;
 
+/// How long Home Assistant may take to subscribe to what is new to it; a state told earlier it does not hear, and would
+/// show "unknown" until the next change.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// What is announced.
 #[derive(Default)]
 pub(super) struct Discovery {
     list: Vec<Known>,
     /// Topics of earlier runs that are no more.
     gone: Vec<String>,
+    /// When the states are told again for the sake of what was new.
+    states_at: Option<Mono>,
 }
 
 struct Known {
@@ -64,11 +71,24 @@ impl Discovery {
             let remembered = kept == Some(&memory_of(&announcement, &gone));
             Known { announcement, gone, remembered }
         };
-        Discovery { list: all.into_iter().map(known).collect(), gone }
+        Discovery { list: all.into_iter().map(known).collect(), gone, states_at: None }
+    }
+
+    /// When [`Discovery::due`] has something.
+    pub(super) fn next_wake(&self) -> Option<Mono> {
+        self.states_at
+    }
+
+    /// Whether the states are to be told again now.
+    pub(super) fn due(&mut self, now: Mono) -> bool {
+        self.states_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Tells everything.
-    pub(super) fn announce(&mut self, fx: &mut Vec<Effect>) {
+    pub(super) fn announce(&mut self, now: Mono, fx: &mut Vec<Effect>) {
+        if self.states_at.is_some() || self.list.iter().any(|known| !known.remembered) {
+            self.states_at = Some(now.after(SETTLE));
+        }
         for topic in self.gone.drain(..) {
             let key = format!("{KEY}{topic}");
             fx.push(own(topic, Vec::new(), true, Deliver::Latest, "application/json"));
@@ -94,7 +114,7 @@ impl Engine {
     /// Everything that others must know, whatever the broker may remember of it.
     pub(super) fn introduce(&mut self, now: &Now, fx: &mut Vec<Effect>) {
         self.bridge.announce(&self.topics, &self.devices, now, fx);
-        self.discovery.announce(fx);
+        self.discovery.announce(now.mono, fx);
     }
 
     /// Home Assistant says whether it is there. One that has just come is told everything, and every state.
@@ -138,7 +158,7 @@ mod tests {
         let topics = Topics::new("shed");
         let mut discovery = Discovery::new(settings.as_ref(), &info, &topics, (&list, &points), memory);
         let mut fx = Vec::new();
-        discovery.announce(&mut fx);
+        discovery.announce(Mono::default(), &mut fx);
         let mut sent = Vec::new();
         for effect in fx {
             match effect {

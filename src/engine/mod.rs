@@ -334,6 +334,7 @@ impl Engine {
             self.reactions.next_wake(),
             self.sessions.next_wake(),
             self.node.next_wake(),
+            self.up.then(|| self.discovery.next_wake()).flatten(),
             bridge,
         ]
         .into_iter()
@@ -355,6 +356,9 @@ impl Engine {
         self.spark_due(now, fx);
         if self.up {
             self.bridge.due(&self.topics, &self.devices, now, fx);
+            if self.discovery.due(now.mono) {
+                self.repeat_states(now, fx);
+            }
         }
     }
 

@@ -299,6 +299,8 @@ def changed(home, gateway, restart_with):
         return there and not gone & set(has) and not devices & set(all["devices"])
 
     home.until(f"{gone} to go and {come} to come", holds)
+    # Nothing changes it and it is not retained: it is told again for a Home Assistant to which it was new.
+    home.state("switch.shed_well", "off")
     gateway.stop()
     gateway = restart_with(HOUSE.replace("homeassistant: {}", "homeassistant: { enabled: no }"))
     home.until("everything to go", lambda all: not all["entities"] and not all["devices"])
