@@ -3,7 +3,8 @@
 //! short one is still on disk is fetched ahead of everything else.
 //!
 //! Counts of what is on disk may be too high after damage, never for long: what was fetched and is not there is
-//! forgotten.
+//! forgotten. Damage may also have taken the name of a record's lane and left the record: such a *stray* may be of any
+//! lane, so that every live record of its chain waits for it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -18,9 +19,27 @@ pub const SHORT: u64 = 4096;
 /// A count that is certainly long: the lane cannot be read.
 const LONG: u64 = 1 << 40;
 
+/// The lane of strays where it makes no difference which.
+const STRAY: u64 = 0xB5C0_FBCF_EC4D_0000;
+
+/// A lane for a record whose source, the one of this number in its segment, nobody knows any more.
+pub fn stray(source: u64) -> u64 {
+    STRAY | (source & 0xFFFF)
+}
+
+/// Whether it is that of a stray.
+pub fn is_stray(lane: u64) -> bool {
+    lane & !0xFFFF == STRAY
+}
+
+/// The lane as it is counted: all strays are one.
+fn counted(lane: u64) -> u64 {
+    if is_stray(lane) { STRAY } else { lane }
+}
+
 /// A lane's place in a set of sixty-four; a segment whose set lacks it has nothing of the lane.
 pub fn bit(lane: u64) -> u64 {
-    1 << (lane.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58)
+    1 << (counted(lane).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58)
 }
 
 /// The backlog of one chain by lanes.
@@ -49,10 +68,11 @@ enum Gate {
 impl Lanes {
     /// One of the backlog is in memory.
     pub fn add(&mut self, lane: u64, token: u64) {
-        self.memory.entry(lane).or_default().insert(token);
+        self.memory.entry(counted(lane)).or_default().insert(token);
     }
     /// It no longer is.
     pub fn remove(&mut self, lane: u64, token: u64) {
+        let lane = counted(lane);
         if let Some(tokens) = self.memory.get_mut(&lane) {
             tokens.remove(&token);
             if tokens.is_empty() {
@@ -62,17 +82,18 @@ impl Lanes {
     }
     /// So many are only on disk.
     pub fn left(&mut self, lane: u64, n: u64) {
-        *self.disk.entry(lane).or_default() += n;
+        *self.disk.entry(counted(lane)).or_default() += n;
     }
     /// One is left to the disk, at this place.
     pub fn evicted(&mut self, lane: u64, place: (u64, u32)) {
         self.left(lane, 1);
-        if self.wanted.contains(&lane) {
+        if self.wanted.contains(&counted(lane)) {
             self.fetched = self.fetched.min(place);
         }
     }
     /// One was read from the disk.
     pub fn read(&mut self, lane: u64) {
+        let lane = counted(lane);
         if let Some(n) = self.disk.get_mut(&lane) {
             *n -= 1;
             if *n == 0 {
@@ -85,10 +106,23 @@ impl Lanes {
         self.disk.clear();
         self.wanted.clear();
     }
-    /// Records of a lane's backlog.
+    /// Records of a lane's backlog, and strays.
     pub fn waiting(&self, lane: u64) -> u64 {
-        let memory = self.memory.get(&lane).map_or(0, |t| t.len() as u64);
-        memory + self.disk.get(&lane).copied().unwrap_or(0)
+        let memory = |lane| self.memory.get(&lane).map_or(0, |t| t.len() as u64);
+        let disk = |lane| self.disk.get(&lane).copied().unwrap_or(0);
+        [Some(counted(lane)), Some(STRAY).filter(|s| *s != counted(lane))]
+            .into_iter()
+            .flatten()
+            .map(|lane| memory(lane) + disk(lane))
+            .sum()
+    }
+    /// The first of them in memory.
+    fn first(&self, lane: u64) -> Option<u64> {
+        [counted(lane), STRAY].iter().filter_map(|lane| self.memory.get(lane)?.first().copied()).min()
+    }
+    /// The lanes of which only the disk has something for whom a record of this lane waits.
+    fn on_disk(&self, lane: u64) -> impl Iterator<Item = u64> + '_ {
+        [counted(lane), STRAY].into_iter().filter(|lane| self.disk.contains_key(lane))
     }
     /// Whether something is to be fetched.
     pub fn wanting(&self) -> bool {
@@ -111,15 +145,16 @@ impl ChainState {
 
     fn gate(&self, rec: &Rec, limit: u64, place: impl Fn(u64) -> Option<(u64, u32)>) -> Gate {
         let lane = rec.item.lane;
-        let on_disk = self.lanes.disk.contains_key(&lane);
-        let first = self.lanes.memory.get(&lane).and_then(|t| t.first().copied());
+        let on_disk = self.lanes.on_disk(lane).next().is_some();
+        let first = self.lanes.first(lane);
         if (first.is_none() && !on_disk) || (!rec.item.in_order && self.lanes.waiting(lane) > limit) {
             return Gate::Free;
         }
         match first {
             Some(first) if !on_disk || first < self.lower => Gate::First(first),
             Some(first)
-                if self.lanes.wanted.contains(&lane) && place(first).is_some_and(|p| p < self.lanes.fetched) =>
+                if self.lanes.on_disk(lane).all(|lane| self.lanes.wanted.contains(&lane))
+                    && place(first).is_some_and(|p| p < self.lanes.fetched) =>
             {
                 Gate::First(first)
             }
@@ -183,10 +218,12 @@ impl Queue {
             }
         }
         for (id, lane) in want {
-            if let Some(chain) = self.chains.get_mut(&id)
-                && chain.lanes.wanted.insert(lane)
-            {
-                chain.lanes.fetched = (0, 0);
+            let Some(chain) = self.chains.get_mut(&id) else { continue };
+            let lanes: Vec<u64> = chain.lanes.on_disk(lane).collect();
+            for lane in lanes {
+                if chain.lanes.wanted.insert(lane) {
+                    chain.lanes.fetched = (0, 0);
+                }
             }
         }
         found

@@ -331,7 +331,7 @@ impl Log {
             cache.next = index + u32::from(index < count);
             let Step::Item(index, mut item) = step else { break };
             cache.seq = item.seq.map_or(cache.seq, |s| s + 1);
-            if index >= from && (lanes.is_empty() || lanes.contains(&item.lane)) {
+            if index >= from && (lanes.is_empty() || lanes.contains(&item.lane) || lanes::is_stray(item.lane)) {
                 bytes += item.body.len() + 128;
                 if names_only {
                     item.body = Vec::new();

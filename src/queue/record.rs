@@ -336,7 +336,7 @@ pub fn get_item(
         get_stamp(&mut c)?
     };
     stamp.synced = flags & SYNCED != 0;
-    let source = source(id).unwrap_or_else(|| Source { name: "".into(), lane: u64::MAX ^ id, keep });
+    let source = source(id).unwrap_or_else(|| Source { name: "".into(), lane: super::lanes::stray(id), keep });
     let (lane, keep, in_order) = (source.lane, source.keep, flags & IN_ORDER != 0);
     let item = Item { token, seq, lane, keep, in_order, ttl, stamp, source: source.name, body: c.0.to_vec() };
     Some((index, item))
