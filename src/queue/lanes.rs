@@ -418,6 +418,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_live_record_waits_for_those_whose_lane_damage_has_made_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut q, mut log) = Queue::open(options(dir.path()), T0).unwrap();
+        for n in 0..5 {
+            let source = "the-name-of-lane-a".to_owned();
+            q.append(Entry { source, ..reading(A, &format!("{n}")) }, T0);
+        }
+        work(&mut q, &mut log, sec(2));
+        drop((q, log));
+        let mut hit = 0;
+        for entry in std::fs::read_dir(dir.path()).unwrap().filter_map(Result::ok) {
+            let mut bytes = std::fs::read(entry.path()).unwrap();
+            if let Some(at) = bytes.windows(18).position(|w| w == b"the-name-of-lane-a") {
+                bytes[at] ^= 0x20;
+                std::fs::write(entry.path(), bytes).unwrap();
+                hit += 1;
+            }
+        }
+        assert_eq!(hit, 1);
+        let (mut q, mut log) = Queue::open(options(dir.path()), T0).unwrap();
+        q.link_up();
+        // what is there is found, and not read yet
+        let found = log.run(q.next_job(sec(3)).unwrap());
+        q.finished(found, sec(3));
+        live(&mut q, A, "live");
+        let mut got = Vec::new();
+        while let Some(out) = take(&mut q, &mut log) {
+            got.push(String::from_utf8(out.body).unwrap());
+        }
+        assert_eq!(got, ["0", "1", "2", "3", "4", "live"]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
