@@ -540,7 +540,6 @@ impl Link {
         if let Some(theirs) = greeting.keep_alive {
             life.silence = theirs.mul_f32(1.5);
         }
-        life.own.extend(self.config.hello.iter().cloned().map(Own::Publish));
         let (good, bad): (Vec<_>, Vec<_>) = self
             .config
             .subscriptions
@@ -553,6 +552,8 @@ impl Link {
             self.pending.push_back(LinkEvent::Problem(format!("{filter} is no MQTT topic filter; not subscribed")));
         }
         life.own.extend(good.chunks(FILTERS).map(|c| Own::Subscribe(c.to_vec())));
+        // who hears the hello is heard: what is published upon it finds the subscriptions there
+        life.own.extend(self.config.hello.iter().cloned().map(Own::Publish));
         life.backlog = Backlog::new(greeting.session_present, good.len().div_ceil(FILTERS));
         Ok(())
     }

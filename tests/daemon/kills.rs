@@ -105,6 +105,7 @@ fn no_kill_breaks_a_limit_at_the_pins() {
     let file = home.path("trace");
     let home = home.with_env("PINPOST_SIM_TRACE", file.to_str().unwrap());
     let mut answers = Watch::on(&mut broker, "gw/bridge/response/command");
+    let mut states = Watch::on(&mut broker, "gw/bridge/state");
     let mut wishes = Command::new("mosquitto_pub")
         .args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-q", "1", "-l", "-t", "gw/bridge/request/command"])
         .stdin(Stdio::piped())
@@ -117,7 +118,8 @@ fn no_kill_breaks_a_limit_at_the_pins() {
     let mut sent = 0;
     for _ in 0..kills {
         let mut gateway = home.start();
-        gateway.log("connected");
+        // it says so when it is subscribed; what is published earlier nobody hears
+        states.until_payload("gw/bridge/state", "online");
         for _ in 0..random.usize(5..60) {
             let device = ["up", "down", "vent", "heat", "fan"][random.usize(..5)];
             let (verb, value) = match random.u8(..8) {
