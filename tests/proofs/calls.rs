@@ -84,7 +84,7 @@ fn run(template: &Path, written: u64, fault: &str) -> Run {
     let right = if kills && struck { ended.code.is_none() } else { ended.code == Some(0) };
     assert!(right && !ended.err.contains("panicked"), "fault {fault}: it ended with {:?}: {}", ended.code, ended.err);
     let dir = rig.dir();
-    rig.listen(Duration::ZERO);
+    rig.hear_out();
     rig.books.audit(&format!("with fault {fault}"), &dir, usize::MAX);
     rig.start();
     rig.finish();

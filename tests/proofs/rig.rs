@@ -283,13 +283,24 @@ devices:
         }
     }
 
+    /// Hears everything that the broker had from a daemon that has ended: what is published now comes behind it.
+    pub fn hear_out(&mut self) {
+        self.talk.retain(|h| h.topic != "fence");
+        crate::support::gateway::publish(&self.broker, "fence", "here", &[]);
+        self.until("the fence", |rig| rig.talk.iter().any(|h| h.topic == "fence"));
+    }
+
     /// Kills the daemon (SIGKILL) and hears what is still on its way.
     pub fn kill(&mut self) {
         if let Some(gateway) = self.gateway.take() {
             let said = gateway.kill();
             assert!(!said.contains("panicked"), "{said}");
         }
-        self.listen(Duration::ZERO);
+        match self.ear {
+            Some(_) => self.hear_out(),
+            // there is no broker: all that it said was heard when it ended
+            None => self.listen(Duration::ZERO),
+        }
     }
 
     /// The broker dies (SIGKILL); everything that it has said is heard.
