@@ -117,7 +117,7 @@ fn no_kill_breaks_a_limit_at_the_pins() {
     let mut done = 0;
     let mut sent = 0;
     for _ in 0..kills {
-        let mut gateway = home.start();
+        let gateway = home.start();
         // it says so when it is subscribed; what is published earlier nobody hears
         states.until_payload("gw/bridge/state", "online");
         for _ in 0..random.usize(5..60) {
