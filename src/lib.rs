@@ -31,8 +31,9 @@
 //!   the task by which devices share one, buses and the kernel's sensors, what each board can do, what is plugged in.
 //! - [`device`] KINDS: one file each over hal and codec; a kind reads its keys, claims its pins and gives a task.
 //! - [`queue`] STORE AND FORWARD: opaque bytes and their numbers, in memory and on disk; it knows nothing of MQTT.
-//! - [`link`] THE BROKER: one connection (and a witness for each further will), the window of what is unacknowledged, MQTT 5 and 3.1.1, the embedded broker, and one in memory
-//!   behind the same door for `pinpost test`.
+//! - [`link`] THE BROKER: one connection (and a witness for each further will), the window of what is unacknowledged,
+//!   MQTT 5 and 3.1.1, the embedded broker and who may do what there, and one in memory behind the same door for
+//!   `pinpost test`.
 //! - [`plan`] WHAT CAN RUN: a file resolved against the open lists; every mistake of meaning.
 //! - [`runtime`] THE ONLY ROOM THAT STARTS TASKS: wiring, hub, supervisor, what survives (state, memory), systemd.
 //! - [`cli`] one file per command.
@@ -64,8 +65,9 @@
 //! decoded; what is wrong is counted by reason and never ends the task) → the device stamps a reading with the moment
 //! it was read → a bounded channel, in which a flood slows its own device
 //! (and all wait a moment while the queue's memory is nearly full, so that disk and link catch up) → hub →
-//! `engine/points` (filters, last value) → `wire::Record` → queue (gives the number, keeps the stamp) → link (the
-//! record becomes a message only now, when its time may have been put right) → PUBACK → the queue forgets.
+//! `engine/points` (filters, last value) → `wire::Record` → queue (gives the number, keeps the stamp) →
+//! `runtime/outbox` (the record becomes a message only now, when its time may have been put right; here readings are
+//! put together in batches, and Sparkplug's births go first) → link → PUBACK → the queue forgets each reading.
 //!
 //! # A command's way down
 //! Topic → `wire::topics` says whose it is → `engine/commands`: not a duplicate, not retained, not old news, known →
